@@ -1,0 +1,92 @@
+/*
+ * engine.h - the CPU seam: what executes guest code.
+ *
+ * vcpu_* operations are called on the vCPU's own thread, except where noted.
+ * A device access may come back as an exit, or the engine may make it itself
+ * by bus_access(): an interpreted instruction can touch a device in its middle.
+ */
+#ifndef VMM_CORE_ENGINE_H
+#define VMM_CORE_ENGINE_H
+
+#include "core/cpu_state.h"
+#include "core/util.h"
+
+struct host;
+struct vcpu;
+struct vm;
+struct debug_points;
+
+enum exit_reason {
+	EXIT_KICK,  /* an event was posted, or a kick left over from before */
+	EXIT_PIO,   /* io */
+	EXIT_MMIO,  /* io */
+	EXIT_HALT,  /* idle until an interrupt or an event */
+	EXIT_RESET, /* triple fault: detail is RIP */
+	EXIT_DEBUG, /* a debugger's breakpoint, watchpoint or step: detail is the address */
+	EXIT_ERROR, /* the engine cannot go on: detail is the engine's own */
+	EXIT_REASONS
+};
+
+struct io_access {
+	uint64_t addr;
+	uint64_t data; /* zero-extended; ones where nothing answers */
+	uint8_t size;  /* 1, 2, 4 or 8 bytes */
+	bool is_write;
+};
+
+struct vcpu_exit {
+	enum exit_reason reason;
+	uint64_t detail;
+	struct io_access io;
+};
+
+enum debug_point_kind { DEBUG_EXEC, DEBUG_WRITE, DEBUG_READ, DEBUG_ACCESS };
+
+struct engine_ops {
+	const char *name;
+
+	/* 0: usable here. Else -errno, and why[] says what is missing and what to do. */
+	int (*probe)(const struct host *h, char *why, size_t why_bytes);
+
+	/* Machine-wide state, after vm->gmem and vm->clock are set up: vm->engine_data. */
+	int (*create)(struct vm *vm);
+	void (*destroy)(struct vm *vm);
+
+	int (*vcpu_create)(struct vcpu *c); /* c->engine_data, on the vCPU's node */
+	void (*vcpu_destroy)(struct vcpu *c);
+
+	/* Runs until something needs the loop. 0, or -errno when the machine must end. */
+	int (*run)(struct vcpu *c, struct vcpu_exit *x);
+	/* Any thread. Sticky: ends this run() or the next. */
+	void (*kick)(struct vcpu *c);
+	/*
+	 * True when an interrupt, an NMI or a start-up message waits that ends HLT;
+	 * if not, *deadline_ns is when the local timer will (guest time).
+	 */
+	bool (*has_work)(struct vcpu *c, uint64_t *deadline_ns);
+
+	/* Any thread: a message-signalled interrupt, SDM vol. 3, 11.11. */
+	void (*msi)(struct vm *vm, uint64_t addr, uint32_t data);
+	/* Any thread: the PIC's output changed; level true asks the BSP to take ExtINT. */
+	void (*extint)(struct vm *vm, bool level);
+	/* Any thread. */
+	void (*nmi)(struct vcpu *c);
+
+	/* The vCPU is parked or not yet running; any thread. */
+	void (*get_state)(struct vcpu *c, struct cpu_state *s);
+	int (*set_state)(struct vcpu *c, const struct cpu_state *s);
+	/* Power-up state, local APIC included; the BSP runs, the others wait for SIPI. */
+	void (*reset)(struct vcpu *c);
+
+	/* For a debugger, with every vCPU parked. */
+	int (*translate)(struct vcpu *c, uint64_t gva, uint64_t *gpa);
+	int (*debug_point)(struct vm *vm, bool add, enum debug_point_kind kind, uint64_t gva,
+			   unsigned bytes);
+	void (*single_step)(struct vcpu *c, bool on);
+	/* Memory was changed behind the guest's back: forget code decoded from it. */
+	void (*code_changed)(struct vm *vm, uint64_t gpa, uint64_t bytes);
+};
+
+extern const struct engine_ops engine_interp; /* vmm/cpu: the interpreter */
+
+#endif

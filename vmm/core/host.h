@@ -1,0 +1,169 @@
+/*
+ * host.h - the host seam: everything a machine needs from the system under it.
+ *
+ * An embedder hands one `struct host` to vmm_create(). Every operation is
+ * mandatory. host/linux runs machines for real; host/sim runs them under a
+ * virtual clock, one thread at a time, for tests.
+ *
+ * Unless a comment says otherwise an operation may be called from any thread,
+ * returns 0 or -errno, and never blocks for long.
+ *
+ * Leaf header. Installed.
+ */
+#ifndef VMM_CORE_HOST_H
+#define VMM_CORE_HOST_H
+
+#include "core/pu_set.h"
+#include "core/util.h"
+
+#include <stdatomic.h>
+
+struct host_thread;
+struct host_timer;
+struct machine_model;
+
+#define HOST_NODE_ANY (-1)       /* no preference for a NUMA node */
+#define HOST_FOREVER  UINT64_MAX /* a deadline that never comes */
+
+enum log_level { LOG_ERR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+
+struct host_thread_attr {
+	const char *name;         /* at most 15 characters are kept */
+	const struct pu_set *pus; /* bound to these before fn runs; NULL: unbound */
+	void (*fn)(void *arg);
+	void *arg;
+	/*
+	 * Set to 1 by thread_kick() and by thread_alarm(); the thread itself
+	 * clears it. NULL when the thread is never kicked.
+	 */
+	_Atomic uint32_t *attention;
+};
+
+/* Guest RAM or VMM memory on one node. */
+struct host_mem {
+	void *base;
+	uint64_t bytes;
+	int node;   /* OS index of the node it is bound to, or HOST_NODE_ANY */
+	int handle; /* the host's own: a memfd under Linux */
+};
+
+/* Code that is written through rw and executed through rx. */
+struct host_code {
+	uint8_t *rw;
+	uint8_t *rx;
+	size_t bytes;
+};
+
+enum host_fault_kind { HOST_FAULT_FPE, HOST_FAULT_BUS, HOST_FAULT_SEGV };
+
+/*
+ * A synchronous fault of the calling thread, as its handler sees it. The
+ * handler may change pc and the registers; they are in force when it returns
+ * true. gpr[] is in encoding order (rax, rcx, rdx, rbx, rsp, ...).
+ */
+struct host_fault {
+	enum host_fault_kind kind;
+	uint64_t addr; /* what was accessed, for BUS and SEGV */
+	uint64_t pc;
+	uint64_t gpr[16];
+	uint64_t rflags;
+	void *fpstate; /* FXSAVE image at the fault, changes are in force too */
+};
+
+struct host_ops {
+	const char *name;
+
+	/* --- threads ------------------------------------------------------ */
+
+	/* @out is valid before fn runs. Ended threads are reaped by thread_join(). */
+	int (*thread_create)(void *ctx, const struct host_thread_attr *attr,
+			     struct host_thread **out);
+	void (*thread_join)(void *ctx, struct host_thread *t);
+	/* Bind the calling thread. -EINVAL if no PU of the set is usable. */
+	int (*thread_bind)(void *ctx, const struct pu_set *pus);
+	/*
+	 * Store 1 to the thread's attention word and interrupt whatever system
+	 * call it is in. Lock-free; callable with locks held.
+	 */
+	void (*thread_kick)(void *ctx, struct host_thread *t);
+	/*
+	 * Kick the calling thread at @deadline_ns (now_ns() time); replaces the
+	 * alarm set before, HOST_FOREVER cancels.
+	 */
+	void (*thread_alarm)(void *ctx, uint64_t deadline_ns);
+	/* Give the PU to somebody else if anybody wants it. */
+	void (*thread_yield)(void *ctx);
+	/* Up to 16 bytes of base address the calling thread reads through %gs. */
+	void (*thread_set_gs)(void *ctx, void *base);
+
+	/* --- waiting ------------------------------------------------------ */
+
+	/*
+	 * Sleep while *word == expected, until woken or until @deadline_ns.
+	 * 0 when woken (or *word differed), -ETIMEDOUT. May wake spuriously.
+	 */
+	int (*wait)(void *ctx, _Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns);
+	void (*wake)(void *ctx, _Atomic uint32_t *word, unsigned count);
+
+	/* --- time --------------------------------------------------------- */
+
+	uint64_t (*now_ns)(void *ctx);  /* monotonic */
+	uint64_t (*wall_ns)(void *ctx); /* since 1970, UTC */
+	/*
+	 * A monotonic counter for guests' TSCs, the cheapest there is; its rate
+	 * is ticks_khz. host/linux: the TSC, where it is invariant.
+	 */
+	uint64_t (*ticks)(void *ctx);
+	uint64_t (*ticks_khz)(void *ctx);
+
+	/* fn runs on an event thread of @node, which must not block for long. */
+	int (*timer_create)(void *ctx, int node, void (*fn)(void *arg), void *arg,
+			    struct host_timer **out);
+	/* Replaces the deadline set before; HOST_FOREVER disarms. */
+	void (*timer_arm)(void *ctx, struct host_timer *t, uint64_t deadline_ns);
+	/* Returns when fn is not running and will not run again. */
+	void (*timer_destroy)(void *ctx, struct host_timer *t);
+
+	/* --- memory ------------------------------------------------------- */
+
+	/* Fresh zeroed memory, shareable, page aligned, strictly bound to @node. */
+	int (*mem_map)(void *ctx, uint64_t bytes, int node, struct host_mem *out);
+	void (*mem_unmap)(void *ctx, struct host_mem *m);
+	/* Populate now. Called by a thread bound to the owning node. */
+	int (*mem_prefault)(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes);
+	/* Private zeroed page-aligned memory, preferably on @node. NULL: none left. */
+	void *(*alloc)(void *ctx, size_t bytes, int node);
+	void (*free)(void *ctx, void *p, size_t bytes);
+	int (*code_map)(void *ctx, size_t bytes, int node, struct host_code *out);
+	void (*code_unmap)(void *ctx, struct host_code *code);
+
+	/* --- the processor ------------------------------------------------ */
+
+	/*
+	 * For the calling thread: @fn sees every synchronous FPE, BUS and SEGV
+	 * first; false means "not mine" and is fatal to the process. It runs in
+	 * signal context. NULL removes it.
+	 */
+	int (*fault_handler)(void *ctx, bool (*fn)(struct host_fault *f, void *arg), void *arg);
+	/*
+	 * On return every other running thread of this process has passed a
+	 * full memory barrier and serialised its instruction stream.
+	 */
+	void (*sync_cores)(void *ctx);
+	int (*entropy)(void *ctx, void *buf, size_t bytes);
+
+	/* --- the rest ----------------------------------------------------- */
+
+	int (*topology)(void *ctx, struct machine_model *out);
+	void (*log)(void *ctx, enum log_level level, const char *line);
+};
+
+struct host {
+	const struct host_ops *ops;
+	void *ctx;
+};
+
+/* One line, without its newline; formatted before it reaches the host. */
+void host_log(const struct host *h, enum log_level level, const char *fmt, ...) __printf(3, 4);
+
+#endif

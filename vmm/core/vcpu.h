@@ -1,0 +1,90 @@
+/*
+ * vcpu.h - one virtual CPU, one host thread.
+ *
+ * Every field belongs to the vCPU's own thread unless it says otherwise. Other
+ * threads reach a vCPU through vcpu_post() and its posted-interrupt descriptor.
+ */
+#ifndef VMM_CORE_VCPU_H
+#define VMM_CORE_VCPU_H
+
+#include "core/cpu_state.h"
+#include "core/engine.h"
+#include "core/host.h"
+#include "core/stats.h"
+
+struct vm;
+
+/* What vcpu_post() tells a vCPU. */
+enum vcpu_event {
+	VCPU_STOP = BIT(0),  /* leave the loop for good */
+	VCPU_PARK = BIT(1),  /* look at vm->parked */
+	VCPU_MOVE = BIT(2),  /* bind again: the plan changed */
+	VCPU_INTR = BIT(3),  /* the posted-interrupt descriptor has news */
+	VCPU_CODE = BIT(4),  /* software engine: see vmm/cpu/codemap.h */
+	VCPU_FLUSH = BIT(5), /* software engine: drop the whole TLB */
+};
+
+/* Where the vCPU's thread is; other threads read it to choose kick or wake. */
+enum vcpu_mode {
+	VCPU_OUTSIDE, /* in the loop: looks at events before it goes on */
+	VCPU_GUEST,   /* inside engine->run() */
+	VCPU_SLEEPING /* in vcpu_wait() */
+};
+
+/*
+ * Interrupts on their way to a vCPU. Senders set bits, then post VCPU_INTR; the
+ * vCPU's thread takes them with an exchange. level[] says which of the pending
+ * vectors came level-triggered, and is set before pending[].
+ */
+struct posted_intr {
+	_Atomic uint64_t pending[4];
+	_Atomic uint64_t level[4];
+	_Atomic uint32_t signals; /* POSTED_* */
+	_Atomic uint32_t sipi;    /* vector of the last SIPI */
+} __cacheline;
+
+#define POSTED_NMI    BIT(0)
+#define POSTED_INIT   BIT(1)
+#define POSTED_SIPI   BIT(2)
+#define POSTED_EXTINT BIT(3) /* a level, not an edge: the PIC's output */
+#define POSTED_UNHALT BIT(4) /* PV: end HLT without an interrupt */
+#define POSTED_FLUSH  BIT(5) /* PV: flush the TLB before running on */
+#define POSTED_SMI    BIT(6) /* accepted and ignored: there is no SMM */
+
+struct vcpu {
+	/* Shared: written by senders, read by the owner. */
+	_Atomic uint32_t events __cacheline; /* VCPU_*; owner takes all by exchange */
+	_Atomic uint32_t mode;               /* enum vcpu_mode; owner writes */
+	_Atomic uint32_t doorbell;           /* futex word of a sleeping vCPU */
+	struct posted_intr posted;
+
+	/*
+	 * Polled by the engine between blocks; nonzero: leave guest code and look.
+	 * Set by any thread, cleared by the owner. Its own line: read constantly.
+	 */
+	_Atomic uint32_t attention __cacheline;
+
+	/* Constant once created. */
+	struct vm *vm __cacheline;
+	unsigned id; /* 0 is the BSP */
+	uint32_t apic_id;
+	unsigned guest_node;
+	int host_node;     /* OS index, or HOST_NODE_ANY */
+	struct pu_set pus; /* the plan; guarded by vm->lock once running */
+	struct host_thread *thread;
+	void *engine_data;
+
+	/* The owner's. */
+	int err; /* why the loop ended */
+	struct vcpu_stats stats __cacheline;
+};
+
+/* Any thread, any lock held. */
+void vcpu_post(struct vcpu *c, uint32_t events);
+
+/* The body of a vCPU's thread: returns when the machine ends. */
+void vcpu_thread(void *vcpu);
+
+void vcpu_log(struct vcpu *c, enum log_level level, const char *fmt, ...) __printf(3, 4);
+
+#endif

@@ -1,0 +1,80 @@
+/*
+ * vm.h - a machine from the inside. The public face is vmm.h.
+ */
+#ifndef VMM_CORE_VM_H
+#define VMM_CORE_VM_H
+
+#include "boot/cpuid.h"
+#include "boot/topology.h"
+#include "core/bus.h"
+#include "core/clock.h"
+#include "core/irq.h"
+#include "core/lock.h"
+#include "core/vcpu.h"
+#include "mem/gmem.h"
+#include "vmm.h"
+
+struct dev;
+
+#define VM_DEVICES_MAX 32
+
+/* What somebody wants of the whole machine; carried out with every vCPU parked. */
+enum vm_request {
+	VM_REQ_NONE,
+	VM_REQ_STOP,
+	VM_REQ_POWEROFF,
+	VM_REQ_RESET,
+	VM_REQ_EXIT,
+	VM_REQ_TRIPLE_FAULT,
+	VM_REQ_ERROR
+};
+
+struct vm {
+	/* Constant once created. */
+	struct host host;
+	struct vmm_config cfg;
+	struct plan plan;
+	const struct engine_ops *engine;
+	void *engine_data;
+	struct topology topo;
+	struct cpuid_model cpuid;
+	struct gmem gmem;
+	struct host_mem region[PLAN_NODES_MAX];
+	unsigned nr_regions;
+	struct bus pio, mmio;
+	struct dev *dev[VM_DEVICES_MAX];
+	unsigned nr_devs;
+	struct dev *intc[4]; /* devices with irq_in */
+	unsigned nr_intcs;
+	struct vcpu **vcpu;
+	unsigned nr_vcpus;
+	uint64_t created_ns;
+
+	struct guest_clock clock;
+
+	/* Interrupt lines: each guarded by its own lock. */
+	struct {
+		struct lock lock;
+		uint32_t sources;
+	} line[GSI_COUNT];
+
+	/* Life: guarded by lock, changes announced on change. */
+	struct lock lock;
+	_Atomic uint32_t change; /* futex word: counts state changes */
+	enum vm_request request;
+	int request_code;
+	struct vmm_result result;
+	_Atomic uint32_t parked;    /* nonzero: vCPUs stay out of guest code */
+	_Atomic uint32_t nr_parked; /* how many do */
+	unsigned nr_threads;        /* vCPU threads that have not ended */
+	unsigned nr_ready;
+	_Atomic uint64_t first_insn_ns;
+};
+
+/* Any thread. The first request wins until it is carried out. */
+void vm_request(struct vm *vm, enum vm_request r, int code);
+
+/* The vCPU's thread: sleeps until the machine goes on. */
+void vm_park(struct vm *vm, struct vcpu *c);
+
+#endif

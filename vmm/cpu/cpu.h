@@ -1,0 +1,217 @@
+/*
+ * cpu.h - the software CPU engine from the inside: one `struct cpu` a vCPU.
+ *
+ * Who is who:
+ *   engine.c     the engine_ops; the run loop: events, look-up, execute, deliver
+ *   decode.c     Zydis instruction -> struct op; block.c keeps decoded blocks
+ *   interp*.c    op handlers: integer, string, control flow, vector (stubs)
+ *   stub.c       native stubs: x87, MMX, SSE, ... executed by the host's own CPU
+ *   mmu.c        page walks, software TLB, guest memory by linear address
+ *   codemap.c    which pages hold decoded code; self- and cross-modifying code
+ *   exception.c  raising and delivering exceptions and interrupts
+ *   segment.c    descriptors, far transfers, IRET, task register
+ *   system.c     privileged and system instructions; msr.c the MSRs
+ *   lapic.c      local APIC;  pv.c the KVM paravirtual interface
+ *
+ * Everything here belongs to the vCPU's thread unless a comment says otherwise.
+ *
+ * No C code on the way may be abandoned: a handler that faults records the
+ * fault in c->fault and returns, having changed nothing a guest could see.
+ */
+#ifndef VMM_CPU_CPU_H
+#define VMM_CPU_CPU_H
+
+#include "core/cpu_state.h"
+#include "core/vm.h"
+
+struct block;
+struct block_cache;
+struct lapic;
+struct stub_cache;
+struct op;
+
+/* Exception vectors; SDM vol. 3, table 6-1. */
+enum {
+	EXC_DE = 0,
+	EXC_DB = 1,
+	EXC_NMI = 2,
+	EXC_BP = 3,
+	EXC_OF = 4,
+	EXC_BR = 5,
+	EXC_UD = 6,
+	EXC_NM = 7,
+	EXC_DF = 8,
+	EXC_TS = 10,
+	EXC_NP = 11,
+	EXC_SS = 12,
+	EXC_GP = 13,
+	EXC_PF = 14,
+	EXC_MF = 16,
+	EXC_AC = 17,
+	EXC_MC = 18,
+	EXC_XM = 19
+};
+
+#define PF_P   BIT(0) /* page-fault error code; SDM vol. 3, 4.7 */
+#define PF_W   BIT(1)
+#define PF_U   BIT(2)
+#define PF_RSV BIT(3)
+#define PF_I   BIT(4)
+
+/* --- software TLB ---------------------------------------------------------- */
+
+#define TLB_BITS    12
+#define TLB_ENTRIES (1u << TLB_BITS)
+#define TLB_INVALID UINT64_MAX
+
+/*
+ * A tag is a page-aligned GVA with an ASID in its low 12 bits. An ASID stands
+ * for one (address space, privilege) pair, so that a flush or a switch is the
+ * choice of another ASID. ASID 0xfff is never used: TLB_INVALID matches nothing.
+ *
+ * A write tag is set only when the page is dirty, writable and holds no decoded
+ * code (codemap.h); otherwise stores take the slow path.
+ */
+struct tlb_entry {
+	uint64_t read, write, exec;
+	uint64_t addend; /* HVA = GVA + addend */
+};
+
+#define ASID_MAX 0xffeu
+
+/* --- a pending fault -------------------------------------------------------- */
+
+struct cpu_fault {
+	bool pending;
+	uint8_t vector;
+	bool has_error;
+	uint32_t error;
+	uint64_t payload; /* #PF: CR2; #DB: DR6 bits */
+};
+
+enum cpu_mode { MODE_16, MODE_32, MODE_64 }; /* default operand size of CS */
+
+/*
+ * Arithmetic flags live outside s.rflags while code runs, in the form LAHF and
+ * SETO leave them in AX: AH = SF ZF - AF - PF - CF, AL = OF. cpu_rflags() puts
+ * both together; s.rflags's arithmetic bits are meaningless in between.
+ */
+#define FL_OF BIT(0)
+#define FL_CF BIT(8)
+#define FL_PF BIT(10)
+#define FL_AF BIT(12)
+#define FL_ZF BIT(14)
+#define FL_SF BIT(15)
+
+struct cpu {
+	struct cpu_state s;
+
+	/* Hot. */
+	uint64_t fl __cacheline;
+	uint64_t asid;       /* of the current address space and CPL */
+	uint64_t asid_super; /* the same address space, supervisor rights */
+	struct tlb_entry *tlb;
+	uint64_t block_rip; /* RIP of op o is block_rip + o->off; see interp.h */
+	struct vcpu *vcpu;
+	struct vm *vm;
+	uint8_t cpl;
+	uint8_t mode; /* enum cpu_mode */
+	bool stack32; /* SS.B; MODE_64 uses 64-bit stacks regardless */
+	bool flat;    /* MODE_64, or all of ES CS SS DS are flat 4 GiB */
+	struct cpu_fault fault;
+
+	/*
+	 * Instructions retired. The run loop adds a block's length when it ends;
+	 * a fault inside adds what was retired.
+	 */
+	uint64_t insns;
+	uint64_t insns_stop; /* CLOCK_ICOUNT: leave the loop here, exactly */
+
+	/*
+	 * Something needs a look after this instruction: SYS_* ops, stores into
+	 * code, debug points. Cheap to test once a block.
+	 */
+	bool slow_step;  /* TF, debugger's step, trace, debug points: one by one */
+	bool code_stale; /* this vCPU stored into decoded code: leave the block */
+
+	struct vcpu_exit *exit; /* filled by whoever returns SYS_EXIT */
+	struct lapic *lapic;
+	struct block_cache *blocks;
+	struct stub_cache *stubs;
+	struct mmu *mmu; /* ASIDs, PCIDs, large-page filter */
+	struct pv *pv;
+};
+
+static inline uint64_t cpu_rflags(const struct cpu *c)
+{
+	uint64_t f = c->fl;
+
+	return (c->s.rflags & ~(uint64_t)RFLAGS_ARITH) | ((f >> 8) & 0xd5) | (f & FL_OF) << 11 |
+	       RFLAGS_ONE;
+}
+
+/* Stores all flags as given; the caller has applied privilege rules. */
+static inline void cpu_set_rflags(struct cpu *c, uint64_t rflags)
+{
+	c->s.rflags = (rflags & ~(uint64_t)RFLAGS_ARITH) | RFLAGS_ONE;
+	c->fl = (rflags & 0xd5) << 8 | ((rflags >> 11) & 1);
+}
+
+/* --- exception.c ------------------------------------------------------------ */
+
+/* Record a fault of the current instruction. The first one recorded wins. */
+void cpu_raise(struct cpu *c, uint8_t vector);
+void cpu_raise_error(struct cpu *c, uint8_t vector, uint32_t error);
+void cpu_raise_pf(struct cpu *c, uint64_t gva, uint32_t error);
+void cpu_raise_db(struct cpu *c, uint64_t dr6_bits);
+
+/*
+ * Deliver c->fault at s.rip (its own RIP for faults, the next one for traps):
+ * pushes the frame, follows nested faults to #DF. False: triple fault.
+ */
+bool cpu_deliver_fault(struct cpu *c);
+/* INT n, INT3, INTO, INT1; s.rip is already the return address. */
+bool cpu_software_interrupt(struct cpu *c, uint8_t vector);
+
+/*
+ * Between instructions, when attention is set or an event may be due: posted
+ * interrupts, INIT, SIPI, NMI, timers, PV flushes; delivers at most one
+ * interrupt. False: triple fault on the way.
+ */
+bool cpu_take_events(struct cpu *c);
+
+/* --- system.c, segment.c ------------------------------------------------------ */
+
+enum sys_result {
+	SYS_NEXT,  /* go on behind the instruction */
+	SYS_JUMP,  /* s.rip has been set */
+	SYS_FAULT, /* c->fault holds it; s.rip still points at the instruction */
+	SYS_EXIT   /* c->exit is filled; s.rip has been advanced if it should be */
+};
+
+/*
+ * A handler outside the fast path. On entry s.rip is the instruction's own RIP.
+ * These end a block: they may change modes, mappings and interrupt state.
+ */
+typedef enum sys_result sys_fn(struct cpu *c, const struct op *o);
+
+/* The handler for a ZydisMnemonic, or NULL. */
+sys_fn *sys_find(unsigned mnemonic);
+
+/* Recompute cpl, mode, stack32, flat, ASIDs from s; after any change of them. */
+void cpu_update_mode(struct cpu *c);
+
+/* MSR access by number; false: #GP is raised (or counted and ignored as hardware does). */
+bool cpu_rdmsr(struct cpu *c, uint32_t msr, uint64_t *v);
+bool cpu_wrmsr(struct cpu *c, uint32_t msr, uint64_t v);
+
+/* Guest TSC now. */
+uint64_t cpu_tsc(struct cpu *c);
+
+/* --- pv.c ---------------------------------------------------------------------- */
+
+/* The vCPU is about to sleep, or runs again: steal time, preempted flag, PV flush. */
+void pv_sleep(struct cpu *c);
+void pv_resume(struct cpu *c);
+
+#endif

@@ -1,0 +1,103 @@
+/*
+ * mmu.h - guest memory by linear address: software TLB, page walks, segmentation.
+ *
+ * Every access function returns false with a fault recorded in c->fault, and
+ * then nothing has been read or written that the guest could tell.
+ */
+#ifndef VMM_CPU_MMU_H
+#define VMM_CPU_MMU_H
+
+#include "cpu/cpu.h"
+
+enum mmu_access { MMU_READ, MMU_WRITE, MMU_EXEC };
+
+int mmu_create(struct cpu *c, int host_node); /* c->mmu, c->tlb; -ENOMEM */
+void mmu_destroy(struct cpu *c);
+
+/*
+ * Segment and canonical check: linear address of @bytes at @off in @seg, for
+ * @access. Raises #GP or #SS. In 64-bit mode only FS and GS have a base.
+ */
+bool mmu_linear(struct cpu *c, unsigned seg, uint64_t off, unsigned bytes, enum mmu_access access,
+		uint64_t *gva);
+
+/* The slow paths: walk, fill the TLB, split at pages, talk to devices. Any size to 64. */
+bool mmu_read_slow(struct cpu *c, uint64_t gva, void *buf, unsigned bytes);
+bool mmu_write_slow(struct cpu *c, uint64_t gva, const void *buf, unsigned bytes);
+
+/*
+ * A host pointer for a read-modify-write of @bytes at @gva, all rights checked
+ * for writing; after the write call mmu_rmw_done(). NULL with no fault pending:
+ * crosses a page or is not RAM; the caller reads, computes and writes, which is
+ * atomic only as far as a device or a page crossing can be (mmu_rmw_lock()).
+ */
+void *mmu_rmw(struct cpu *c, uint64_t gva, unsigned bytes);
+/* The store may have hit decoded code. */
+void mmu_rmw_done(struct cpu *c, uint64_t gva, unsigned bytes);
+/* One machine-wide lock for lock-prefixed accesses that cross a page or hit a device. */
+void mmu_rmw_lock(struct cpu *c);
+void mmu_rmw_unlock(struct cpu *c);
+
+/* Descriptor tables, TSS, interrupt frames: supervisor rights whatever the CPL. */
+bool mmu_sys_read(struct cpu *c, uint64_t gva, void *buf, unsigned bytes);
+bool mmu_sys_write(struct cpu *c, uint64_t gva, const void *buf, unsigned bytes);
+
+/* Instruction fetch: the GPA and host address of the page that holds @gva. NULL: fault. */
+const uint8_t *mmu_fetch(struct cpu *c, uint64_t gva, uint64_t *gpa);
+
+/* For debuggers: walk without side effects or faults. -EFAULT. */
+int mmu_translate(struct cpu *c, uint64_t gva, uint64_t *gpa);
+
+void mmu_flush_all(struct cpu *c);                /* global pages too */
+void mmu_flush_context(struct cpu *c);            /* MOV CR3: not global pages */
+void mmu_flush_page(struct cpu *c, uint64_t gva); /* INVLPG */
+void mmu_invpcid(struct cpu *c, unsigned type, uint64_t pcid, uint64_t gva);
+/* CR0, CR3, CR4, EFER or CPL changed: choose ASIDs; @flush as the change demands. */
+void mmu_switch(struct cpu *c, bool flush);
+/* VCPU_CODE: drop write tags of pages that have become code (codemap.h). */
+void mmu_downgrade_code(struct cpu *c);
+
+static inline struct tlb_entry *tlb_slot(struct cpu *c, uint64_t gva)
+{
+	return &c->tlb[(gva >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+}
+
+/*
+ * One compare covers tag, rights and page crossing: the index comes from the
+ * first byte, the tag from the last.
+ */
+static inline uint64_t tlb_key(const struct cpu *c, uint64_t gva, unsigned bytes)
+{
+	return ((gva + bytes - 1) & PAGE_MASK) | c->asid;
+}
+
+/* Untorn where aligned, never split by the compiler; guests race. */
+#define MMU_ACCESSORS(bits)                                                                        \
+	typedef uint##bits##_t __attribute__((may_alias, aligned(1))) guest_u##bits;               \
+	static inline bool mmu_read_u##bits(struct cpu *c, uint64_t gva, uint##bits##_t *v)        \
+	{                                                                                          \
+		const struct tlb_entry *e = tlb_slot(c, gva);                                      \
+                                                                                                   \
+		if (likely(e->read == tlb_key(c, gva, bits / 8))) {                                \
+			*v = *(volatile guest_u##bits *)(uintptr_t)(gva + e->addend);              \
+			return true;                                                               \
+		}                                                                                  \
+		return mmu_read_slow(c, gva, v, bits / 8);                                         \
+	}                                                                                          \
+	static inline bool mmu_write_u##bits(struct cpu *c, uint64_t gva, uint##bits##_t v)        \
+	{                                                                                          \
+		const struct tlb_entry *e = tlb_slot(c, gva);                                      \
+                                                                                                   \
+		if (likely(e->write == tlb_key(c, gva, bits / 8))) {                               \
+			*(volatile guest_u##bits *)(uintptr_t)(gva + e->addend) = v;               \
+			return true;                                                               \
+		}                                                                                  \
+		return mmu_write_slow(c, gva, &v, bits / 8);                                       \
+	}
+
+MMU_ACCESSORS(8)
+MMU_ACCESSORS(16)
+MMU_ACCESSORS(32)
+MMU_ACCESSORS(64)
+
+#endif

@@ -1,0 +1,80 @@
+/*
+ * op.h - a decoded instruction, as handlers see it.
+ */
+#ifndef VMM_CPU_OP_H
+#define VMM_CPU_OP_H
+
+#include "cpu/cpu.h"
+
+typedef void op_fn(struct cpu *c, const struct op *o);
+
+#define OP_NO_REG 0xff
+
+enum op_flags {
+	OP_MEM = BIT(0), /* the r/m operand is memory */
+	OP_RIPREL = BIT(1),
+	OP_ADDR32 = BIT(2), /* effective address is 32 bits wide */
+	OP_ADDR16 = BIT(3),
+	OP_LOCK = BIT(4),
+	OP_REP = BIT(5),
+	OP_REPNE = BIT(6),
+	OP_REX = BIT(7), /* byte registers 4-7 are spl, bpl, sil, dil */
+	OP_REXW = BIT(8)
+};
+
+/*
+ * 48 bytes. RIP of the instruction is c->block_rip + off: blocks are keyed by
+ * physical address and may run at several linear ones.
+ */
+struct op {
+	op_fn *fn;
+	uint64_t imm; /* sign-extended immediate; far targets: offset */
+	union {
+		sys_fn *sys;
+		const void *stub;
+		uint64_t aux; /* handlers' own; far targets: selector */
+	};
+	int32_t disp;
+	uint16_t off;      /* of its first byte, within its page */
+	uint16_t mnemonic; /* ZydisMnemonic */
+	uint16_t flags;    /* enum op_flags */
+	uint8_t len;
+	uint8_t size;               /* operand size in bytes */
+	uint8_t base, index, shift; /* effective address; OP_NO_REG */
+	uint8_t seg;                /* enum seg_reg of the memory operand */
+	uint8_t reg;                /* ModRM.reg operand, extended; number of CR, DR, Sreg too */
+	uint8_t rm;                 /* ModRM.rm operand when a register, or opcode register */
+	uint8_t pad[2];
+};
+
+static inline uint64_t op_rip(const struct cpu *c, const struct op *o)
+{
+	return c->block_rip + o->off;
+}
+
+static inline uint64_t op_next_rip(const struct cpu *c, const struct op *o)
+{
+	uint64_t rip = c->block_rip + o->off + o->len;
+
+	return c->mode == MODE_64 ? rip : c->mode == MODE_32 ? (uint32_t)rip : rip & 0xffff;
+}
+
+/* The effective address: an offset into segment o->seg, cut to the address size. */
+static inline uint64_t op_ea(const struct cpu *c, const struct op *o)
+{
+	uint64_t ea = (uint64_t)(int64_t)o->disp;
+
+	if (o->flags & OP_RIPREL)
+		ea += op_next_rip(c, o);
+	if (o->base != OP_NO_REG)
+		ea += c->s.gpr[o->base];
+	if (o->index != OP_NO_REG)
+		ea += c->s.gpr[o->index] << o->shift;
+	if (o->flags & OP_ADDR32)
+		return (uint32_t)ea;
+	if (o->flags & OP_ADDR16)
+		return (uint16_t)ea;
+	return ea;
+}
+
+#endif

@@ -1,0 +1,59 @@
+/*
+ * machine.h - the machine model: what a host is made of, as placement sees it.
+ *
+ * Plain data: an embedder (host/linux by hwloc, host/sim by hand) fills it, the
+ * planner reads it. Indexes into pu[] and node[] are logical; os_index is what
+ * the system calls the thing. Leaf header. Installed.
+ */
+#ifndef VMM_PLACEMENT_MACHINE_H
+#define VMM_PLACEMENT_MACHINE_H
+
+#include "core/pu_set.h"
+#include "core/util.h"
+
+#define MACHINE_NODES_MAX 1024
+#define MACHINE_NONE      UINT32_MAX
+
+/* Logical order: PUs of a core are neighbours, cores of a node are neighbours. */
+struct machine_pu {
+	unsigned os_index;
+	unsigned core; /* machine-wide index of the physical core */
+	unsigned smt;  /* 0 for the first PU of its core */
+	unsigned llc;  /* machine-wide index of the last-level cache */
+	unsigned die;  /* machine-wide */
+	unsigned package;
+	unsigned node; /* index into node[], or MACHINE_NONE */
+	bool usable;   /* online and allowed to this process */
+};
+
+struct machine_node {
+	unsigned os_index;
+	unsigned package;      /* MACHINE_NONE if it belongs to none */
+	uint64_t memory_bytes; /* 0: has CPUs only */
+	uint64_t free_bytes;
+	bool usable; /* this process may allocate there */
+};
+
+struct machine_model {
+	char name[64];
+	unsigned nr_pus, nr_cores, nr_llcs, nr_dies, nr_packages, nr_nodes;
+	struct machine_pu *pu;
+	struct machine_node *node;
+	unsigned *distance; /* nr_nodes x nr_nodes, ACPI SLIT units: 10 is local */
+	uint64_t l1d_bytes, l1i_bytes, l2_bytes, llc_bytes; /* of the first of each; 0 unknown */
+};
+
+/* Allocate the arrays, zeroed; distances 10 and 20. -ENOMEM, -EINVAL. */
+int machine_alloc(struct machine_model *m, unsigned nr_pus, unsigned nr_nodes);
+void machine_free(struct machine_model *m); /* zeroed again */
+
+static inline unsigned machine_distance(const struct machine_model *m, unsigned from, unsigned to)
+{
+	return m->distance[(size_t)from * m->nr_nodes + to];
+}
+
+/* The logical index of a PU or node by OS index, or MACHINE_NONE. */
+unsigned machine_find_pu(const struct machine_model *m, unsigned os_index);
+unsigned machine_find_node(const struct machine_model *m, unsigned os_index);
+
+#endif

@@ -1,0 +1,113 @@
+/*
+ * vmm.h - libalcazar: machines as a library.
+ *
+ * An embedder fills a struct vmm_config, hands it over with a host (host_linux.h
+ * has one for Linux), starts the machine and waits for its end. All functions
+ * may be called from any thread that is not a vCPU's, one at a time a machine,
+ * except where noted. Errors are -errno; the line for the user stands in the
+ * buffer the caller passes.
+ */
+#ifndef VMM_VMM_H
+#define VMM_VMM_H
+
+#include "boot/boot.h"
+#include "core/clock.h"
+#include "core/engine.h"
+#include "core/host.h"
+#include "core/stats.h"
+#include "placement/plan.h"
+
+#define VMM_VERSION "0.1.0"
+
+#define VMM_VCPUS_MAX    1024
+#define VMM_MEMORY_MIN   MIB(1)
+#define VMM_FEATURES_MAX 64
+
+struct vm;
+
+struct vmm_config {
+	const char *name;
+	const struct engine_ops *engine;
+	enum clock_source clock;
+	/* Placement decides vCPUs, nodes and memory. Copied. */
+	const struct plan *plan;
+	struct topo_request topo; /* vcpus, nodes, memory must agree with the plan */
+	const char *cpu_overrides[VMM_FEATURES_MAX + 1]; /* "+name", "-name", NULL */
+	bool prefault;
+	bool reboot; /* a guest's reset starts it anew */
+
+	/* Images and strings stay the caller's, and valid until vmm_destroy(). */
+	struct boot_image kernel, initrd;
+	struct boot_image module[BOOT_MODULES_MAX];
+	unsigned nr_modules;
+	const char *cmdline;
+
+	/* Guest console output; from any thread, serialised by the device's lock. */
+	void (*console)(void *arg, const uint8_t *buf, size_t bytes);
+	/* Bytes refused by vmm_console_input() are welcome now. May be NULL. */
+	void (*console_ready)(void *arg);
+	/* A debugger's stop: vCPU @vcpu met a point; every vCPU parks. May be NULL. */
+	void (*debug_stop)(void *arg, unsigned vcpu, uint64_t detail);
+	/* --trace insn: one line an instruction. May be NULL. */
+	void (*trace)(void *arg, const char *line);
+	bool trace_exits, trace_insns;
+	void *arg;
+};
+
+/* What a machine ended by. */
+enum vmm_end {
+	VMM_RUNNING,
+	VMM_POWEROFF,
+	VMM_RESET,        /* with !reboot */
+	VMM_TRIPLE_FAULT, /* with !reboot */
+	VMM_EXIT,         /* exit port: code is the value written */
+	VMM_STOPPED,      /* vmm_stop() */
+	VMM_ERROR         /* internal; code is -errno */
+};
+
+struct vmm_result {
+	enum vmm_end end;
+	int code;
+	unsigned resets; /* reboots on the way */
+	char detail[160];
+};
+
+/*
+ * Everything that can be refused is refused here: nothing has started, nothing
+ * stays behind on error.
+ */
+int vmm_create(const struct host *host, const struct vmm_config *cfg, struct vm **out, char *why,
+	       size_t why_bytes);
+/* Starts every vCPU thread; returns when all are bound and ready. */
+int vmm_start(struct vm *vm, char *why, size_t why_bytes);
+/* Until the machine ends or @deadline_ns passes: -ETIMEDOUT. Any thread. */
+int vmm_wait(struct vm *vm, uint64_t deadline_ns, struct vmm_result *r);
+/* Ends the machine; any thread, also concurrently with vmm_wait(). */
+void vmm_stop(struct vm *vm);
+/* Joins everything and frees it. NULL is legal. */
+void vmm_destroy(struct vm *vm);
+
+/* Every vCPU leaves guest code and parks; the guest clock stands. Nests. */
+int vmm_pause(struct vm *vm);
+void vmm_resume(struct vm *vm);
+void vmm_nmi(struct vm *vm, unsigned vcpu);
+
+/* Returns how many bytes the guest's serial port took. */
+size_t vmm_console_input(struct vm *vm, const uint8_t *buf, size_t bytes);
+
+unsigned vmm_vcpus(const struct vm *vm);
+uint64_t vmm_stat(struct vm *vm, unsigned vcpu, enum vcpu_stat id);
+/* CPU time from creation to the first guest instruction, in host now_ns() terms. */
+uint64_t vmm_startup_ns(const struct vm *vm);
+
+/* For a debugger; the machine is paused. */
+void vmm_get_state(struct vm *vm, unsigned vcpu, struct cpu_state *s);
+int vmm_set_state(struct vm *vm, unsigned vcpu, const struct cpu_state *s);
+int vmm_read_gva(struct vm *vm, unsigned vcpu, uint64_t gva, void *buf, size_t bytes);
+int vmm_write_gva(struct vm *vm, unsigned vcpu, uint64_t gva, const void *buf, size_t bytes);
+int vmm_debug_point(struct vm *vm, bool add, enum debug_point_kind kind, uint64_t gva,
+		    unsigned bytes);
+/* One instruction of one vCPU; debug_stop() tells when it is done. */
+int vmm_step(struct vm *vm, unsigned vcpu);
+
+#endif
