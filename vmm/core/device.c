@@ -16,9 +16,6 @@
 
 #define LOG_LINE_BYTES 256
 
-/* The wall clock of a machine that must repeat exactly starts here: 2024-01-01 00:00 UTC. */
-#define ICOUNT_EPOCH_NS (1704067200ull * NSEC_PER_SEC)
-
 static void dev_lock(struct dev *d)
 {
 	if (!d->type->concurrent)
@@ -314,11 +311,7 @@ uint64_t dev_low_ram_bytes(struct dev *d)
 
 uint64_t dev_wall_ns(struct dev *d)
 {
-	const struct host *h = &d->vm->host;
-
-	if (d->vm->clock.source == CLOCK_ICOUNT)
-		return ICOUNT_EPOCH_NS + dev_now(d);
-	return h->ops->wall_ns(h->ctx);
+	return clock_wall_ns(&d->vm->clock);
 }
 
 /*
