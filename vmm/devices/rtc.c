@@ -70,12 +70,14 @@ enum cmos {
 #define FIRST_TICK_NS (NSEC_PER_SEC / 2) /* after the divider starts */
 
 #define DAY_SECONDS  86400
-#define YEAR_MIN_DAY (-719468) /* 0000-03-01, counted from 1970-01-01 */
+#define OFFSET_MAX_S ((int64_t)1 << 40) /* beyond year 9999 */
+#define YEAR_MIN_DAY (-719468)          /* 0000-03-01, counted from 1970-01-01 */
 
 struct rtc {
 	uint8_t index;
 	uint8_t cmos[CMOS_BYTES];
-	int64_t offset_ns; /* UTC less guest time */
+	int64_t offset_s;   /* UTC less guest time: whole seconds, and */
+	uint32_t offset_ns; /* the rest, below one */
 	/* How often it had happened when the flags were last brought up to date. */
 	uint64_t periods;
 	int64_t seconds;
@@ -191,23 +193,35 @@ static bool is_running(const struct rtc *r)
 	return !(r->cmos[REG_B] & B_SET) && (r->cmos[REG_A] & A_DIVIDER) == A_DIVIDER_RUN;
 }
 
-static int64_t rtc_ns(struct dev *d)
+/* Counts the seconds of the clock from offset_s on, in nanoseconds. */
+static uint64_t rtc_ns(struct dev *d)
 {
 	struct rtc *r = dev_state(d);
 
-	return (int64_t)dev_now(d) + r->offset_ns;
+	return dev_now(d) + r->offset_ns;
 }
 
 static int64_t rtc_seconds(struct dev *d)
 {
-	return floor_div(rtc_ns(d), NSEC_PER_SEC);
-}
-
-static uint64_t guest_ns_of_second(struct dev *d, int64_t second)
-{
 	struct rtc *r = dev_state(d);
 
-	return (uint64_t)(second * (int64_t)NSEC_PER_SEC - r->offset_ns);
+	return r->offset_s + (int64_t)(rtc_ns(d) / NSEC_PER_SEC);
+}
+
+static void set_time(struct dev *d, int64_t seconds, uint64_t phase_ns)
+{
+	struct rtc *r = dev_state(d);
+	uint64_t now = dev_now(d);
+	uint64_t rest = (phase_ns + NSEC_PER_SEC - now % NSEC_PER_SEC) % NSEC_PER_SEC;
+
+	r->offset_ns = (uint32_t)rest;
+	r->offset_s = seconds - (int64_t)((now + rest) / NSEC_PER_SEC);
+}
+
+/* @second lies after offset_s. */
+static uint64_t guest_ns_of_second(const struct rtc *r, int64_t second)
+{
+	return (uint64_t)(second - r->offset_s) * NSEC_PER_SEC - r->offset_ns;
 }
 
 /* The period of PF; data sheet, table 5. 0: none. */
@@ -290,7 +304,7 @@ static void count_events(struct dev *d)
 
 		if (seconds != r->seconds)
 			r->cmos[REG_C] |= C_UF;
-		if (next_alarm(r, r->seconds) <= seconds)
+		if (seconds > r->seconds && next_alarm(r, r->seconds) <= seconds)
 			r->cmos[REG_C] |= C_AF;
 		r->seconds = seconds;
 	}
@@ -315,12 +329,12 @@ static uint64_t next_event(struct dev *d)
 	if (!is_running(r))
 		return next;
 	if (r->cmos[REG_B] & B_UIE)
-		next = MIN(next, guest_ns_of_second(d, r->seconds + 1));
+		next = MIN(next, guest_ns_of_second(r, r->seconds + 1));
 	if (r->cmos[REG_B] & B_AIE) {
 		int64_t alarm = next_alarm(r, r->seconds);
 
 		if (alarm != INT64_MAX)
-			next = MIN(next, guest_ns_of_second(d, alarm));
+			next = MIN(next, guest_ns_of_second(r, alarm));
 	}
 	return next;
 }
@@ -358,24 +372,20 @@ static void refresh(struct dev *d)
 }
 
 /* The time in the bytes is the time from now on, @phase_ns into the second. */
-static void adopt_time(struct dev *d, int64_t phase_ns)
+static void adopt_time(struct dev *d, uint64_t phase_ns)
 {
-	struct rtc *r = dev_state(d);
-	int64_t ns = load_time(r) * (int64_t)NSEC_PER_SEC + phase_ns;
-
-	r->offset_ns = ns - (int64_t)dev_now(d);
+	set_time(d, load_time(dev_state(d)), phase_ns);
 	forget_events(d);
 }
 
 static void write_time(struct dev *d, unsigned reg, uint8_t val)
 {
 	struct rtc *r = dev_state(d);
-	int64_t phase = rtc_ns(d) - rtc_seconds(d) * (int64_t)NSEC_PER_SEC;
 
 	refresh(d);
 	r->cmos[reg] = val;
 	if (is_running(r))
-		adopt_time(d, phase);
+		adopt_time(d, rtc_ns(d) % NSEC_PER_SEC);
 }
 
 /* A or B decide whether the clock runs and in which form its bytes are. */
@@ -425,10 +435,7 @@ static uint8_t read_flags(struct rtc *r)
 
 static bool update_in_progress(struct dev *d)
 {
-	int64_t ns = rtc_ns(d);
-
-	return is_running(dev_state(d)) &&
-	       (rtc_seconds(d) + 1) * (int64_t)NSEC_PER_SEC - ns <= (int64_t)UPDATE_NS;
+	return is_running(dev_state(d)) && rtc_ns(d) % NSEC_PER_SEC >= NSEC_PER_SEC - UPDATE_NS;
 }
 
 static uint8_t read_reg(struct dev *d, unsigned reg)
@@ -507,10 +514,11 @@ static void fill_memory(struct dev *d)
 static int rtc_init(struct dev *d)
 {
 	struct rtc *r = dev_state(d);
+	uint64_t wall = dev_wall_ns(d);
 
 	r->cmos[REG_A] = A_DIVIDER_RUN | 6; /* what firmware leaves: 1,024 Hz, 24 hours, BCD */
 	r->cmos[REG_B] = B_24H;
-	r->offset_ns = (int64_t)(dev_wall_ns(d) - dev_now(d));
+	set_time(d, (int64_t)(wall / NSEC_PER_SEC), wall % NSEC_PER_SEC);
 	fill_memory(d);
 	forget_events(d);
 	return 0;
@@ -528,24 +536,39 @@ static void rtc_reset(struct dev *d)
 	rtc_update(d);
 }
 
-static int rtc_snapshot(struct dev *d, struct snap *s)
+/* What was loaded must not make arithmetic overflow, nor lie ahead of the time. */
+static void check_loaded(struct dev *d)
 {
 	struct rtc *r = dev_state(d);
-	uint64_t offset = (uint64_t)r->offset_ns, seconds = (uint64_t)r->seconds;
-
-	snap_u8(s, &r->index);
-	snap_bytes(s, r->cmos, sizeof(r->cmos));
-	snap_u64(s, &offset);
-	snap_u64(s, &r->periods);
-	snap_u64(s, &seconds);
-	if (!snap_loading(s))
-		return snap_error(s);
+	int64_t now;
 
 	r->index &= INDEX_MASK;
 	r->cmos[REG_A] &= (uint8_t)~A_UIP;
 	r->cmos[REG_C] &= C_FLAGS;
-	r->offset_ns = (int64_t)offset;
+	r->offset_s = MAX(MIN(r->offset_s, OFFSET_MAX_S), -OFFSET_MAX_S);
+	r->offset_ns %= NSEC_PER_SEC;
+	now = rtc_seconds(d);
+	if (r->seconds > now || r->seconds < now - DAY_SECONDS)
+		r->seconds = now;
+	r->periods = MIN(r->periods, periods_now(d));
+}
+
+static int rtc_snapshot(struct dev *d, struct snap *s)
+{
+	struct rtc *r = dev_state(d);
+	uint64_t offset = (uint64_t)r->offset_s, seconds = (uint64_t)r->seconds;
+
+	snap_u8(s, &r->index);
+	snap_bytes(s, r->cmos, sizeof(r->cmos));
+	snap_u64(s, &offset);
+	snap_u32(s, &r->offset_ns);
+	snap_u64(s, &r->periods);
+	snap_u64(s, &seconds);
+	if (!snap_loading(s))
+		return snap_error(s);
+	r->offset_s = (int64_t)offset;
 	r->seconds = (int64_t)seconds;
+	check_loaded(d);
 	rtc_update(d);
 	return snap_error(s);
 }

@@ -70,9 +70,14 @@ struct serial {
 	bool starved; /* input was refused */
 };
 
+static uint8_t rx_depth(const struct serial *s)
+{
+	return s->fcr & FCR_ENABLE ? FIFO_BYTES : 1;
+}
+
 static unsigned rx_room(const struct serial *s)
 {
-	return (s->fcr & FCR_ENABLE ? FIFO_BYTES : 1u) - s->rx_count;
+	return rx_depth(s) - (unsigned)s->rx_count;
 }
 
 static unsigned rx_trigger(const struct serial *s)
@@ -171,7 +176,7 @@ static uint8_t rx_pop(struct dev *d)
 
 	if (!s->rx_count)
 		return 0;
-	s->rx_head = (s->rx_head + 1) % FIFO_BYTES;
+	s->rx_head = (uint8_t)((s->rx_head + 1) % FIFO_BYTES);
 	s->rx_count--;
 	restart_timeout(d);
 	ask_for_input(d);
@@ -411,7 +416,7 @@ static int serial_snapshot(struct dev *d, struct snap *snap)
 	s->mcr &= MCR_BITS;
 	s->line &= LSR_LINE;
 	s->rx_head %= FIFO_BYTES;
-	s->rx_count = MIN(s->rx_count, s->fcr & FCR_ENABLE ? FIFO_BYTES : 1);
+	s->rx_count = MIN(s->rx_count, rx_depth(s));
 	if (!s->timeout)
 		restart_timeout(d);
 	ask_for_input(d);
