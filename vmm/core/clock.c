@@ -22,16 +22,30 @@ int clock_init(struct guest_clock *k, const struct host *h, enum clock_source so
 	return 0;
 }
 
+/* A seqlock: base and running are read as a pair; pairs with clock_set(). */
 uint64_t clock_ticks(const struct guest_clock *k)
 {
-	int64_t base;
+	uint32_t seq;
+	uint64_t ticks;
 
 	if (k->source == CLOCK_ICOUNT)
 		return atomic_load_explicit(&k->icount, memory_order_relaxed);
-	base = atomic_load_explicit(&k->base, memory_order_relaxed);
-	if (!atomic_load_explicit(&k->running, memory_order_relaxed))
-		return (uint64_t)base;
-	return k->host->ops->ticks(k->host->ctx) + (uint64_t)base;
+	do {
+		seq = atomic_load_explicit(&k->seq, memory_order_acquire);
+		ticks = (uint64_t)atomic_load_explicit(&k->base, memory_order_acquire);
+		if (atomic_load_explicit(&k->running, memory_order_acquire))
+			ticks += k->host->ops->ticks(k->host->ctx);
+	} while (unlikely((seq & 1) || seq != atomic_load(&k->seq)));
+	return ticks;
+}
+
+/* The one writer at a time is who starts or stops the machine. */
+static void clock_set(struct guest_clock *k, bool running, int64_t base)
+{
+	atomic_fetch_add(&k->seq, 1);
+	atomic_store(&k->base, base);
+	atomic_store(&k->running, running);
+	atomic_fetch_add(&k->seq, 1);
 }
 
 uint64_t clock_ticks_to_ns(const struct guest_clock *k, uint64_t ticks)
@@ -80,35 +94,28 @@ static void timer_program(struct clock_timer *t)
 				  clock_host_deadline(t->clock, t->deadline_ns));
 }
 
-void clock_start(struct guest_clock *k)
+static void timers_program(struct guest_clock *k)
 {
-	if (k->source == CLOCK_HOST) {
-		int64_t ticks = atomic_load(&k->base);
-
-		atomic_store(&k->base, ticks - (int64_t)k->host->ops->ticks(k->host->ctx));
-	}
-	atomic_store(&k->running, true);
-
 	lock_take(k->host, &k->lock);
 	for (struct clock_timer *t = k->timers; t; t = t->next)
 		timer_program(t);
 	lock_release(k->host, &k->lock);
 }
 
+void clock_start(struct guest_clock *k)
+{
+	uint64_t ticks = clock_ticks(k);
+
+	if (k->source == CLOCK_HOST)
+		ticks -= k->host->ops->ticks(k->host->ctx);
+	clock_set(k, true, (int64_t)ticks);
+	timers_program(k);
+}
+
 void clock_stop(struct guest_clock *k)
 {
-	if (k->source == CLOCK_HOST) {
-		int64_t ticks = (int64_t)clock_ticks(k);
-
-		atomic_store(&k->running, false);
-		atomic_store(&k->base, ticks);
-	} else {
-		atomic_store(&k->running, false);
-	}
-	lock_take(k->host, &k->lock);
-	for (struct clock_timer *t = k->timers; t; t = t->next)
-		timer_program(t);
-	lock_release(k->host, &k->lock);
+	clock_set(k, false, (int64_t)clock_ticks(k));
+	timers_program(k);
 }
 
 /* Host and guest time may differ by a rounding: what came early is armed again. */

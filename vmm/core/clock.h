@@ -9,7 +9,7 @@
  * the clock is stopped (pause).
  *
  * Reading is lock-free from any thread. Starting and stopping is the machine's
- * business, with every vCPU parked.
+ * business, with every vCPU parked; event threads may be reading.
  */
 #ifndef VMM_CORE_CLOCK_H
 #define VMM_CORE_CLOCK_H
@@ -28,6 +28,7 @@ struct guest_clock {
 	enum clock_source source;
 	uint64_t khz;         /* of ticks */
 	uint64_t ns_per_tick; /* 32.32 fixed point, so that reading needs no division */
+	_Atomic uint32_t seq; /* odd while base and running change */
 	_Atomic int64_t base; /* running: guest ticks = host ticks + base; stopped: ticks */
 	_Atomic bool running;
 	/* ICOUNT: instructions retired plus ticks slept; the one vCPU writes it */

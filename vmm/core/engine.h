@@ -52,8 +52,8 @@ struct engine_ops {
 	int (*create)(struct vm *vm);
 	void (*destroy)(struct vm *vm);
 
-	int (*vcpu_create)(struct vcpu *c); /* c->engine_data, on the vCPU's node */
-	void (*vcpu_destroy)(struct vcpu *c);
+	int (*vcpu_create)(struct vcpu *c);   /* c->engine_data, on the vCPU's node */
+	void (*vcpu_destroy)(struct vcpu *c); /* any thread, once all vCPUs' have ended */
 
 	/*
 	 * Runs until something needs the loop. 0, or -errno when the machine must end.
