@@ -50,7 +50,7 @@ static void block_del(struct sim *s, struct sim_block **list, const void *base, 
 	free(b);
 }
 
-/* --- mappings ----------------------------------------------------------------------- */
+/* --- mappings ---------------------------------------------------------------- */
 
 static int memfd_map(uint64_t bytes, int *fd, void **base)
 {
@@ -110,7 +110,7 @@ int sim_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t by
 	return 0;
 }
 
-/* --- allocations: from the C library, so that the address sanitizer sees overruns --------- */
+/* --- allocations: from the C library, so that the address sanitizer sees overruns --- */
 
 void *sim_alloc(void *ctx, size_t bytes, int node)
 {
@@ -141,7 +141,7 @@ void sim_free(void *ctx, void *p, size_t bytes)
 	free(p);
 }
 
-/* --- code --------------------------------------------------------------------------- */
+/* --- code -------------------------------------------------------------------- */
 
 static int code_map(size_t bytes, struct host_code *out)
 {
@@ -192,7 +192,7 @@ void sim_code_unmap(void *ctx, struct host_code *code)
 	*code = (struct host_code){ 0 };
 }
 
-/* --- the end ------------------------------------------------------------------------ */
+/* --- the end ----------------------------------------------------------------- */
 
 static unsigned count_left(struct sim_block **list, const char *what)
 {
