@@ -156,8 +156,10 @@ static const struct engine_ops fake_engine = {
 
 /* Multiboot 1, loaded by the address fields in its header: the smallest image. */
 static const uint32_t image[] = {
-	0x1badb002, 0x00010000, -(0x1badb002u + 0x00010000u), 0x100000, 0x100000, 0x100030,
-	0x100030,   0x100020,   0xf4f4f4f4,		       0,	 0,	   0,
+	0x1badb002, 0x00010000, -(0x1badb002u + 0x00010000u),
+	0x100000,   0x100000,   0x100030,
+	0x100030,   0x100020,   0xf4f4f4f4,
+	0,          0,          0,
 };
 
 static struct {
@@ -198,9 +200,9 @@ static void prepare(struct fixture *f, unsigned vcpus, unsigned nodes)
 		.debug_stop = on_debug_stop,
 	};
 	for (unsigned i = 0; i < vcpus; i++)
-		f->plan.vcpu[i] = (struct plan_vcpu){
-			.pu = i, .guest_node = i * nodes / vcpus, .host_node = 0
-		};
+		f->plan.vcpu[i] = (struct plan_vcpu){ .pu = i,
+						      .guest_node = i * nodes / vcpus,
+						      .host_node = 0 };
 	for (unsigned i = 0; i < nodes; i++) {
 		f->plan.memory[i] = (struct plan_memory){ i, (int)i, MIB(8) };
 		f->cfg.topo.node_memory_bytes[i] = MIB(8);
