@@ -551,8 +551,12 @@ static void check_loaded(struct dev *d)
 static int rtc_snapshot(struct dev *d, struct snap *s)
 {
 	struct rtc *r = dev_state(d);
-	uint64_t offset = (uint64_t)r->offset_s, seconds = (uint64_t)r->seconds;
+	uint64_t offset, seconds;
 
+	if (!snap_loading(s))
+		count_events(d);
+	offset = (uint64_t)r->offset_s;
+	seconds = (uint64_t)r->seconds;
 	snap_u8(s, &r->index);
 	snap_bytes(s, r->cmos, sizeof(r->cmos));
 	snap_u64(s, &offset);
