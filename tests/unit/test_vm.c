@@ -12,6 +12,7 @@
 #include "host/sim/sim.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* --- the engine --------------------------------------------------------------- */
@@ -64,6 +65,7 @@ static int fake_run(struct vcpu *c, struct vcpu_exit *x)
 	struct host *h = &c->vm->host;
 
 	fake.runs[c->id]++;
+	atomic_fetch_and(&c->events, ~(uint32_t)VCPU_ENGINE_EVENTS);
 	x->reason = EXIT_KICK;
 	if (fake.stepping[c->id]) {
 		x->reason = EXIT_DEBUG;
@@ -72,8 +74,8 @@ static int fake_run(struct vcpu *c, struct vcpu_exit *x)
 	}
 	switch (fake.act[c->id]) {
 	case SPIN:
-		while (!atomic_exchange(&c->attention, 0))
-			h->ops->thread_yield(h->ctx);
+		while (!atomic_exchange(&c->attention, 0)) /* work takes time */
+			h->ops->wait(h->ctx, &c->attention, 0, h->ops->now_ns(h->ctx) + 1000);
 		return 0;
 	case HALT_UNTIL:
 		if (clock_now_ns(&c->vm->clock) >= fake.wake_at_ns) {
@@ -440,9 +442,7 @@ static void post_wakes_a_sleeper(void **state)
 	sim_advance(&f.host, NSEC_PER_MSEC);
 	runs = fake.runs[1];
 	vcpu_post(f.vm->vcpu[1], VCPU_INTR);
-	/* The engine takes this kind of event; the fake one does it here. */
 	sim_settle(&f.host);
-	atomic_fetch_and(&f.vm->vcpu[1]->events, ~(uint32_t)VCPU_ENGINE_EVENTS);
 	assert_true(fake.runs[1] > runs);
 	finish(&f);
 }
