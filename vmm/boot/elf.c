@@ -170,19 +170,35 @@ int elf_load(struct loader *l, const struct elf *e, const uint8_t *data)
 	return err;
 }
 
-bool elf_is_in_place(const struct elf *e, uint64_t base)
+/*
+ * A segment that moves down must not overwrite one that has yet to move. With
+ * addresses and offsets in the same order none does: each ends below the next
+ * one's address, and that is not above where its bytes still lie.
+ */
+bool elf_can_settle(const struct elf *e, uint64_t base)
 {
-	for (unsigned i = 0; i < e->nr_segments; i++)
-		if (e->segment[i].gpa != base + e->segment[i].offset)
+	uint64_t last_offset = 0;
+
+	for (unsigned i = 0; i < e->nr_segments; i++) {
+		const struct elf_segment *s = &e->segment[i];
+
+		if (s->gpa < base || s->gpa - base > s->offset || s->offset < last_offset)
 			return false;
+		last_offset = s->offset;
+	}
 	return true;
 }
 
-int elf_finish_in_place(struct loader *l, const struct elf *e, uint64_t base, uint64_t bytes)
+int elf_settle(struct loader *l, const struct elf *e, uint8_t *file, uint64_t base, uint64_t bytes)
 {
 	uint64_t end = MAX(base + bytes, e->high), at = base;
 	int err = 0;
 
+	for (unsigned i = 0; i < e->nr_segments; i++) {
+		const struct elf_segment *s = &e->segment[i];
+
+		memmove(file + (s->gpa - base), file + s->offset, s->file_bytes);
+	}
 	for (unsigned i = 0; i < e->nr_segments && !err; i++) {
 		const struct elf_segment *s = &e->segment[i];
 

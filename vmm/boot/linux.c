@@ -84,9 +84,9 @@ bool linux_recognise(const uint8_t *data, size_t bytes)
 /* --- the kernel --------------------------------------------------------------- */
 
 /*
- * Most kernels have one distance between file offset and address for all segments.
- * Where the first one's address is known, the file can be unpacked to where it
- * will be used, and nothing needs to be copied.
+ * The file is unpacked to where its first segment will be used, and the others
+ * then move down by little or nothing: there is no second copy of the kernel. What
+ * precedes the first segment in the file is one alignment unit.
  */
 static uint8_t *guess_place(struct loader *l, uint64_t pref_address, uint64_t bytes, uint64_t *base)
 {
@@ -116,8 +116,8 @@ static int place_elf(struct loader *l, struct linux_kernel *k, uint8_t *file, si
 	k->high = MAX(k->high, e.high);
 	if (!in_place)
 		return elf_load(l, &e, file);
-	if (elf_is_in_place(&e, base))
-		return elf_finish_in_place(l, &e, base, bytes);
+	if (elf_can_settle(&e, base))
+		return elf_settle(l, &e, file, base, bytes);
 	copy = malloc(bytes);
 	if (!copy)
 		return load_refuse(l, -ENOMEM, "no memory to unpack it");

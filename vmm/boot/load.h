@@ -84,10 +84,13 @@ int elf_parse(struct loader *l, const uint8_t *data, size_t bytes, struct elf *e
 /* Copies the segments to their places and clears what the file does not fill. */
 int elf_load(struct loader *l, const struct elf *e, const uint8_t *data);
 
-/* The whole file lies in guest RAM at @base: are all segments where they belong? */
-bool elf_is_in_place(const struct elf *e, uint64_t base);
-/* Then clear what the file does not fill, and the file's other parts. */
-int elf_finish_in_place(struct loader *l, const struct elf *e, uint64_t base, uint64_t bytes);
+/*
+ * The whole file of @bytes lies in guest RAM at @base, seen by the host at @file.
+ * Can its segments move to their places one after the other, without a copy?
+ */
+bool elf_can_settle(const struct elf *e, uint64_t base);
+/* Then do, and clear everything around them. */
+int elf_settle(struct loader *l, const struct elf *e, uint8_t *file, uint64_t base, uint64_t bytes);
 
 /* --- the protocols ---------------------------------------------------------------- */
 
