@@ -15,7 +15,6 @@ enum aml_op {
 	AML_SCOPE = 0x10,
 	AML_BUFFER = 0x11,
 	AML_PACKAGE = 0x12,
-	AML_ROOT = '\\',
 	AML_EXT = 0x5b, /* the next byte is the opcode */
 	AML_EXT_DEVICE = 0x82,
 };
@@ -167,7 +166,6 @@ static void write_devices(struct acpi_buf *b)
 
 	buf_u8(b, AML_SCOPE);
 	start = package_begin(b);
-	buf_u8(b, AML_ROOT);
 	buf_bytes(b, "_SB_", 4);
 	for (unsigned i = 0; i < ARRAY_SIZE(devices); i++)
 		write_device(b, &devices[i]);

@@ -469,8 +469,8 @@ static void add_topology_v2(struct cpuid_model *m)
 /*
  * TSC over crystal clock as a fraction. The crystal is what the APIC timer counts.
  * Guests multiply crystal kHz by the numerator in 32 bits (Linux'
- * native_calibrate_tsc does), which bounds the numerator: the best fraction within
- * that is off by less than one part in a million at usual rates.
+ * native_calibrate_tsc does), which bounds the numerator: the best fraction is
+ * within a few parts in a hundred thousand. The hypervisor leaf is exact.
  */
 static void add_tsc(struct cpuid_model *m, uint64_t tsc_khz)
 {
