@@ -36,7 +36,7 @@ static uint64_t sum_keys(FILE *f, const char *const *keys)
 	return sum;
 }
 
-uint64_t meminfo_node_free(unsigned os_index, uint64_t node_bytes)
+uint64_t linux_meminfo_node_free(unsigned os_index, uint64_t node_bytes)
 {
 	static const char *const node_keys[] = { "MemFree:", "Active(file):", "Inactive(file):",
 						 "SReclaimable:", NULL };
@@ -118,7 +118,7 @@ static uint64_t group_free(char *line)
 	return tightest(dir, strlen(root), "memory.limit_in_bytes", "memory.usage_in_bytes");
 }
 
-uint64_t meminfo_cgroup_free(void)
+uint64_t linux_meminfo_cgroup_free(void)
 {
 	FILE *f = fopen("/proc/self/cgroup", "re");
 	uint64_t left = UINT64_MAX;

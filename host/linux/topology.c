@@ -105,12 +105,12 @@ static void fill_pus(hwloc_topology_t t, struct machine_model *m, const struct p
 static void fill_nodes(hwloc_topology_t t, struct machine_model *m, bool live)
 {
 	hwloc_const_nodeset_t allowed = hwloc_topology_get_allowed_nodeset(t);
-	uint64_t limit = live ? meminfo_cgroup_free() : UINT64_MAX;
+	uint64_t limit = live ? linux_meminfo_cgroup_free() : UINT64_MAX;
 
 	for (unsigned i = 0; i < m->nr_nodes; i++) {
 		hwloc_obj_t o = hwloc_get_obj_by_type(t, HWLOC_OBJ_NUMANODE, i);
 		uint64_t bytes = o->attr->numanode.local_memory;
-		uint64_t left = live ? meminfo_node_free(o->os_index, bytes) : bytes;
+		uint64_t left = live ? linux_meminfo_node_free(o->os_index, bytes) : bytes;
 		hwloc_obj_t package =
 			hwloc_get_ancestor_obj_by_type(t, HWLOC_OBJ_PACKAGE, o->parent);
 
@@ -211,7 +211,7 @@ static int topology_prepare(hwloc_topology_t *t)
 	return 0;
 }
 
-int topology_discover(void *ctx, struct machine_model *out)
+int linux_topology_discover(void *ctx, struct machine_model *out)
 {
 	struct linux_host *h = ctx;
 	hwloc_topology_t t;
