@@ -100,7 +100,9 @@ void linux_sync_cores(void *ctx);
 
 /* topology.c, meminfo.c */
 int linux_topology_discover(void *ctx, struct machine_model *out);
-uint64_t linux_meminfo_node_free(unsigned os_index, uint64_t node_bytes);
+/* What cannot be found out stays as it is. */
+void linux_meminfo_system(uint64_t *total, uint64_t *free);
+void linux_meminfo_node(unsigned os_index, uint64_t *total, uint64_t *free);
 uint64_t linux_meminfo_cgroup_free(void); /* UINT64_MAX: no limit */
 
 #endif

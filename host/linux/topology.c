@@ -110,17 +110,21 @@ static void fill_nodes(hwloc_topology_t t, struct machine_model *m, bool live)
 	for (unsigned i = 0; i < m->nr_nodes; i++) {
 		hwloc_obj_t o = hwloc_get_obj_by_type(t, HWLOC_OBJ_NUMANODE, i);
 		uint64_t bytes = o->attr->numanode.local_memory;
-		uint64_t left = live ? linux_meminfo_node_free(o->os_index, bytes) : bytes;
+		uint64_t left = bytes;
 		hwloc_obj_t package =
 			hwloc_get_ancestor_obj_by_type(t, HWLOC_OBJ_PACKAGE, o->parent);
 
+		if (live && m->nr_nodes == 1)
+			linux_meminfo_system(&bytes, &left);
+		else if (live)
+			linux_meminfo_node(o->os_index, &bytes, &left);
 		if (o->parent->type == HWLOC_OBJ_PACKAGE)
 			package = o->parent;
 		m->node[i] = (struct machine_node){
 			.os_index = o->os_index,
 			.package = package ? package->logical_index : MACHINE_NONE,
 			.memory_bytes = bytes,
-			.free_bytes = MIN(left, limit),
+			.free_bytes = MIN(MIN(left, bytes), limit),
 			.usable = hwloc_bitmap_isset(allowed, o->os_index),
 		};
 	}

@@ -215,7 +215,8 @@ static void note_loss(struct console *c, size_t lost, int error)
 	c->lost += lost;
 	pthread_mutex_unlock(&c->lock);
 	if (first)
-		user_error("console: %s: output is being lost", strerror(error));
+		user_error("console: %s: output is being lost",
+			   error == EINTR ? "nobody reads it" : strerror(error));
 }
 
 static void *writer_main(void *arg)

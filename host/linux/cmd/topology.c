@@ -78,6 +78,8 @@ static void print_caches(struct tree *t, const struct machine_model *m)
 {
 	char l1d[SIZE_TEXT], l1i[SIZE_TEXT], l2[SIZE_TEXT], llc[SIZE_TEXT];
 
+	if (!m->l1d_bytes && !m->llc_bytes)
+		return; /* synthetic machines need not have any */
 	tree_line(t, 1, !m->nr_nodes, "caches: L1d %s, L1i %s, L2 %s, last level %s",
 		  size_text(m->l1d_bytes, l1d), size_text(m->l1i_bytes, l1i),
 		  size_text(m->l2_bytes, l2), size_text(m->llc_bytes, llc));
