@@ -9,8 +9,8 @@
  *   mmu.c        page walks, software TLB, guest memory by linear address
  *   codemap.c    which pages hold decoded code; self- and cross-modifying code
  *   exception.c  raising and delivering exceptions and interrupts
- *   segment.c    descriptors, far transfers, IRET, task register
- *   system.c     privileged and system instructions; msr.c the MSRs
+ *   segment.c    descriptors, segment and task registers; far.c far transfers
+ *   system.c     privileged and system instructions; msr.c the MSRs; io.c ports
  *   lapic.c      local APIC;  pv.c the KVM paravirtual interface
  *
  * Everything here belongs to the vCPU's thread unless a comment says otherwise.
@@ -115,9 +115,10 @@ struct cpu {
 	struct vcpu *vcpu;
 	struct vm *vm;
 	uint8_t cpl;
-	uint8_t mode; /* enum cpu_mode */
-	bool stack32; /* SS.B; MODE_64 uses 64-bit stacks regardless */
-	bool flat;    /* MODE_64, or all of ES CS SS DS are flat 4 GiB */
+	uint8_t mode;   /* enum cpu_mode */
+	bool stack32;   /* SS.B; MODE_64 uses 64-bit stacks regardless */
+	bool flat;      /* MODE_64, or all of ES CS SS DS are flat 4 GiB */
+	uint8_t pauses; /* PAUSE in a row */
 	struct cpu_fault fault;
 
 	/*
@@ -170,8 +171,11 @@ void cpu_raise_db(struct cpu *c, uint64_t dr6_bits);
  * pushes the frame, follows nested faults to #DF. False: triple fault.
  */
 bool cpu_deliver_fault(struct cpu *c);
-/* INT n, INT3, INTO, INT1; s.rip is already the return address. */
-bool cpu_software_interrupt(struct cpu *c, uint8_t vector);
+/*
+ * INT n, INT3, INTO (@privileged: INT1); s.rip is already the return address.
+ * False: c->fault says why, and belongs to the instruction itself.
+ */
+bool cpu_software_interrupt(struct cpu *c, uint8_t vector, bool privileged);
 
 /*
  * Between instructions, when attention is set or an event may be due: posted
@@ -195,8 +199,7 @@ enum sys_result {
  */
 typedef enum sys_result sys_fn(struct cpu *c, const struct op *o);
 
-/* The handler for a ZydisMnemonic, or NULL. */
-sys_fn *sys_find(unsigned mnemonic);
+/* sys_decode() in sys.h finds the handlers. */
 
 /* Recompute cpl, mode, stack32, flat, ASIDs from s; after any change of them. */
 void cpu_update_mode(struct cpu *c);
