@@ -77,7 +77,9 @@ struct tlb_entry {
 	uint64_t addend; /* HVA = GVA + addend */
 };
 
-#define ASID_MAX 0xffeu
+#define ASID_MAX  0xffeu
+/* Alignment is checked, CPL 3: every access takes the slow path. Never in a tag. */
+#define ASID_NONE 0xffeu
 
 /* --- a pending fault -------------------------------------------------------- */
 

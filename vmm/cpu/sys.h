@@ -1,6 +1,6 @@
 /*
- * sys.h - system instructions: what system.c, segment.c, far.c, msr.c and io.c
- * share, and how the decoder finds their handlers.
+ * sys.h - system instructions: what system.c, control.c, segment.c, far.c, msr.c and
+ * io.c share, and how the decoder finds their handlers (sys_decode.c).
  */
 #ifndef VMM_CPU_SYS_H
 #define VMM_CPU_SYS_H
@@ -74,8 +74,20 @@ void sys_stack_move(struct cpu *c, int64_t off);
 /* Interrupts may be deliverable now: RFLAGS.IF, TPR or a shadow has changed. */
 void sys_window_opened(struct cpu *c);
 
+/* All of RFLAGS, with what follows from a change: stepping, alignment, SMAP, interrupts. */
+void sys_write_flags(struct cpu *c, uint64_t rflags);
 /* The flags POPF and IRET may change at this CPL, operand size 2, 4 or 8. */
 uint64_t sys_flags_mask(const struct cpu *c, unsigned size);
+
+/* control.c */
+sys_fn sys_mov_from_cr, sys_mov_to_cr, sys_mov_from_dr, sys_mov_to_dr, sys_lmsw, sys_smsw;
+sys_fn sys_clts, sys_lgdt, sys_lidt, sys_sgdt, sys_sidt, sys_invlpg, sys_invpcid;
+sys_fn sys_wbinvd, sys_clflush, sys_xgetbv, sys_xsetbv;
+
+/* system.c */
+sys_fn sys_cli, sys_sti, sys_clac, sys_stac, sys_pushf, sys_popf, sys_hlt, sys_pause;
+sys_fn sys_int, sys_int1, sys_int3, sys_into, sys_undefined;
+sys_fn sys_cpuid, sys_rdtsc, sys_rdpmc, sys_rdpid, sys_rdrand;
 
 /* far.c */
 sys_fn sys_jmp_far, sys_call_far, sys_ret_far, sys_iret;
