@@ -137,6 +137,16 @@ struct cpu {
 	bool slow_step;  /* TF, debugger's step, trace, debug points: one by one */
 	bool code_stale; /* this vCPU stored into decoded code: leave the block */
 
+	/* debug.c */
+	struct {
+		bool points;    /* DR7 or a debugger has some */
+		bool stepping;  /* a debugger's single step */
+		bool trap;      /* TF was set before the instruction */
+		uint8_t hits;   /* data and port points it met: bits of DR6 */
+		bool watch_hit; /* the same for a debugger's */
+		uint64_t watch_gva;
+	} debug;
+
 	struct vcpu_exit *exit; /* filled by whoever returns SYS_EXIT */
 	struct lapic *lapic;
 	struct block_cache *blocks;
