@@ -51,6 +51,9 @@ enum decode_result decode_insn(struct decoding *d, const uint8_t *buf, unsigned 
  * register), o->reg (the other one) and o->imm, byte registers by offset.
  */
 enum shape decode_shape(struct decoding *d);
+/* Numbers of general (any width) and segment registers; OP_NO_REG and SEG_DS for none. */
+uint8_t decode_gpr(ZydisRegister r);
+uint8_t decode_seg(ZydisRegister r);
 /* A register operand as integer handlers want it. */
 uint8_t decode_reg(const struct decoding *d, unsigned operand);
 

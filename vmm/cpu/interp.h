@@ -216,7 +216,36 @@ OP_ACCESSORS(16)
 OP_ACCESSORS(32)
 OP_ACCESSORS(64)
 
-/* The cold halves of handlers stay out of the hot ones' cache lines. */
-#define COLD __attribute__((cold, noinline))
+/*
+ * A general read-modify-write of the memory operand, begun and ended. Between
+ * the two the handler works on *rmw_begin(), which is guest memory itself or,
+ * across pages and for devices, a copy; with OP_LOCK under the machine's lock.
+ */
+struct rmw {
+	uint64_t gva;
+	uint64_t fl; /* flags before, in force again when the write faults */
+	uint64_t copy[2] __attribute__((aligned(16)));
+	unsigned bytes;
+	bool direct;
+};
+
+/* NULL: fault pending. */
+void *rmw_begin(struct cpu *c, const struct op *o, unsigned bytes, struct rmw *m);
+void *rmw_begin_at(struct cpu *c, const struct op *o, uint64_t gva, unsigned bytes, struct rmw *m);
+/* False: fault pending, flags are as before; registers are the caller's business. */
+bool rmw_end(struct cpu *c, const struct op *o, struct rmw *m);
+/* Without writing back: a fault was raised in between. */
+void rmw_cancel(struct cpu *c, const struct op *o, struct rmw *m);
+
+/* The usual last line of a general read-modify-write handler. */
+static inline void op_rmw_end(struct cpu *c, const struct op *o, struct rmw *m)
+{
+	if (!rmw_end(c, o, m))
+		return op_fault(c, o);
+	return op_stored(c, o);
+}
+
+/* General halves are called, never inlined: the plain ones stay without a frame. */
+#define GENERAL __attribute__((noinline)) static
 
 #endif
