@@ -146,6 +146,7 @@ struct cpu {
 	struct cpu_state s;
 
 	struct cpu_fault fault;
+	uint64_t clock_insns;   /* icount: what the clock has seen of insns */
 	struct vcpu_exit *exit; /* filled by whoever returns SYS_EXIT */
 	struct lapic *lapic;
 	struct block_cache *blocks;

@@ -72,6 +72,8 @@ static inline bool op_linear(struct cpu *c, const struct op *o, unsigned bytes,
 			     enum mmu_access access, uint64_t *gva)
 {
 	c->stop_op = o;
+	if (unlikely(c->icount))
+		cpu_sync_clock(c);
 	return mmu_linear(c, o->seg, op_ea(c, o), bytes, access, gva);
 }
 
@@ -82,6 +84,15 @@ static inline bool op_linear(struct cpu *c, const struct op *o, unsigned bytes,
 static inline uint64_t cpu_insns(const struct cpu *c)
 {
 	return c->insns + (c->block_ops ? (uint64_t)(c->stop_op - c->block_ops) : 0);
+}
+
+/* CLOCK_ICOUNT: the guest clock has counted as far as cpu_insns(). */
+static inline void cpu_sync_clock(struct cpu *c)
+{
+	uint64_t now = cpu_insns(c);
+
+	clock_advance(&c->vm->clock, now - c->clock_insns);
+	c->clock_insns = now;
 }
 
 /* --- registers ---------------------------------------------------------------- */
@@ -234,8 +245,6 @@ void *rmw_begin(struct cpu *c, const struct op *o, unsigned bytes, struct rmw *m
 void *rmw_begin_at(struct cpu *c, const struct op *o, uint64_t gva, unsigned bytes, struct rmw *m);
 /* False: fault pending, flags are as before; registers are the caller's business. */
 bool rmw_end(struct cpu *c, const struct op *o, struct rmw *m);
-/* Without writing back: a fault was raised in between. */
-void rmw_cancel(struct cpu *c, const struct op *o, struct rmw *m);
 
 /* The usual last line of a general read-modify-write handler. */
 static inline void op_rmw_end(struct cpu *c, const struct op *o, struct rmw *m)

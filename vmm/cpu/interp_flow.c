@@ -1,5 +1,5 @@
 /*
- * interp_flow.c - near JMP, CALL, RET; LOOP, JCXZ; BOUND.
+ * interp_flow.c - near JMP, CALL, RET (far ones change CS: far.c); LOOP, JCXZ; BOUND.
  *
  * Every handler that moves RIP ends its block. The 64-bit ones hold their
  * target as a distance from block_rip in imm; the general ones a displacement.
@@ -77,12 +77,6 @@ static void op_jmp_mem(struct cpu *c, const struct op *o)
 	return jump_general(c, o, rip);
 }
 
-/* Far ones are not ours: their handler changes CS. */
-static bool is_far(const struct decoding *d)
-{
-	return d->insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
-}
-
 /* A relative target in 64-bit mode becomes a distance from block_rip. */
 static bool fold_target(struct decoding *d)
 {
@@ -94,8 +88,6 @@ static bool fold_target(struct decoding *d)
 
 op_fn *pick_jmp(struct decoding *d)
 {
-	if (is_far(d))
-		return op_system;
 	d->ends_block = true;
 	switch (d->operand[0].type) {
 	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
@@ -163,8 +155,6 @@ static void op_call_mem(struct cpu *c, const struct op *o)
 
 op_fn *pick_call(struct decoding *d)
 {
-	if (is_far(d))
-		return op_system;
 	d->ends_block = true;
 	switch (d->operand[0].type) {
 	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
@@ -214,8 +204,6 @@ op_fn *pick_ret(struct decoding *d)
 {
 	struct op *o = d->op;
 
-	if (is_far(d))
-		return op_system;
 	d->ends_block = true;
 	o->imm = (u16)o->imm;
 	return d->cpu->mode == MODE_64 && o->size == 8 ? op_ret64 : op_ret;

@@ -79,28 +79,11 @@ static const struct {
 	op_fn *rm[2], *mr[2], *mi[2];
 } mov_handlers[4] = { ROW_MOV(8), ROW_MOV(16), ROW_MOV(32), ROW_MOV(64) };
 
-/* CR, DR and segment registers. */
-static bool is_system_reg(const struct decoding *d, unsigned operand)
-{
-	ZydisRegisterClass class;
-
-	if (d->operand[operand].type != ZYDIS_OPERAND_TYPE_REGISTER)
-		return false;
-	class = ZydisRegisterGetClass(d->operand[operand].reg.value);
-	return class == ZYDIS_REGCLASS_SEGMENT || class == ZYDIS_REGCLASS_CONTROL ||
-	       class == ZYDIS_REGCLASS_DEBUG || class == ZYDIS_REGCLASS_TEST;
-}
-
 op_fn *pick_mov(struct decoding *d)
 {
 	struct op *o = d->op;
-	enum shape shape;
 
-	if (is_system_reg(d, 0) || is_system_reg(d, 1))
-		return op_system;
-
-	shape = decode_shape(d);
-	switch (shape) {
+	switch (decode_shape(d)) {
 	case SHAPE_RR:
 		return mov_handlers[decode_size_index(o)].rr;
 	case SHAPE_RI:

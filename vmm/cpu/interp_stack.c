@@ -115,8 +115,6 @@ op_fn *pick_push(struct decoding *d)
 	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
 		return is64 ? op_push_i64 : op_push_imm;
 	default:
-		if (ZydisRegisterGetClass(d->operand[0].reg.value) == ZYDIS_REGCLASS_SEGMENT)
-			return op_system;
 		o->rm = decode_reg(d, 0);
 		return is64 ? op_push_r64 : op_push_reg;
 	}
@@ -128,8 +126,6 @@ op_fn *pick_pop(struct decoding *d)
 
 	if (decode_is_mem(d, 0))
 		return op_pop_mem;
-	if (ZydisRegisterGetClass(d->operand[0].reg.value) == ZYDIS_REGCLASS_SEGMENT)
-		return op_system;
 	o->rm = decode_reg(d, 0);
 	return d->cpu->mode == MODE_64 && o->size == 8 ? op_pop_r64 : pop_general;
 }

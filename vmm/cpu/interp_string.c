@@ -48,6 +48,12 @@ static void advance(struct cpu *c, const struct op *o, bool rsi, bool rdi, u64 n
 		reg_set(c, RCX, width, c->s.gpr[RCX] - n);
 }
 
+/* An interrupt may wait, or each iteration is to be seen: the run loop must have a look. */
+static bool interrupted(const struct cpu *c)
+{
+	return atomic_load_explicit(&c->vcpu->attention, memory_order_relaxed) || c->slow_step;
+}
+
 /* --- pieces ---------------------------------------------------------------------- */
 
 /*
@@ -81,7 +87,7 @@ static void *writable(struct cpu *c, u64 gva)
 
 static bool bulk_allowed(const struct cpu *c, const struct op *o)
 {
-	return repeats(o) && !(c->s.rflags & RFLAGS_DF);
+	return repeats(o) && !(c->s.rflags & RFLAGS_DF) && !c->slow_step;
 }
 
 #define REP_BY_SIZE(size, insn, ...)                                                               \
@@ -191,8 +197,7 @@ static inline void run(struct cpu *c, const struct op *o, piece_fn *piece, bool 
 		advance(c, o, rsi, rdi, n);
 		if (!repeats(o) || !reg_get(c, RCX, width))
 			return op_stored(c, o);
-		if (c->code_stale ||
-		    atomic_load_explicit(&c->vcpu->attention, memory_order_relaxed))
+		if (c->code_stale || interrupted(c))
 			return op_again(c, o);
 	}
 }
@@ -348,7 +353,7 @@ static inline void run_compare(struct cpu *c, const struct op *o, compare_fn *pi
 		if (!repeats(o) || !reg_get(c, RCX, width) ||
 		    !(fl & FL_ZF) != !!(o->flags & OP_REPNE))
 			OP_NEXT(c, o);
-		if (atomic_load_explicit(&c->vcpu->attention, memory_order_relaxed))
+		if (interrupted(c))
 			return op_again(c, o);
 	}
 }
