@@ -7,7 +7,7 @@
 
 #define MODRM_SIB 4 /* rm: a SIB byte follows */
 #define SIB_PLAIN 0x24
-#define NO_BASE	  5 /* rm with mod 0: no base */
+#define NO_BASE   5 /* rm with mod 0: no base */
 
 struct encoder {
 	uint8_t *out;

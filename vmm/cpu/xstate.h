@@ -31,8 +31,8 @@
 #define MXCSR_MASKS  0x1f80u
 #define X87_CW_RESET 0x037fu /* by FNINIT */
 #define X87_FLAGS    0x003fu /* exceptions in the status word, masks in the control word */
-#define X87_ES	     0x0080u
-#define X87_TOP	     0x3800u
+#define X87_ES       0x0080u
+#define X87_TOP      0x3800u
 
 /* The FXSAVE64 image: SDM vol. 1, table 10-2 with REX.W. */
 struct fx_image {
@@ -58,13 +58,24 @@ static inline bool x87_pending(const struct fx_image *fx)
 	return fx->sw & ~fx->cw & X87_FLAGS;
 }
 
+/* What every MMX instruction but EMMS does besides. SDM vol. 1, 9.5.1. */
+static inline void xstate_enter_mmx(struct fx_image *fx)
+{
+	unsigned top = fx->sw >> 11 & 7;
+	uint8_t st[8][16];
+
+	/* Registers stay where they are while the stack, in whose order they lie, turns. */
+	for (unsigned i = 0; i < 8; i++)
+		memcpy(st[(i + top) & 7], fx->st[i], 16);
+	memcpy(fx->st, st, sizeof(st));
+	fx->sw &= (uint16_t)~X87_TOP;
+	fx->tags = 0xff;
+}
+
 /* The bits of MXCSR that exist; others fault when loaded. */
 uint32_t xstate_mxcsr_mask(void);
 
 /* Makes a state that came from outside one that the host's processor takes. */
 void xstate_sanitize(struct cpu_state *s);
-
-/* The handler of an instruction on the state as a whole, or NULL. */
-op_fn *xstate_find(unsigned mnemonic);
 
 #endif
