@@ -1,8 +1,15 @@
 # Alcazar. `make help` lists the targets.
+#
+# One Makefile for everything. What it builds goes below build/; MODE=dbg, asan,
+# ubsan, tsan, cov and fuzz have build/MODE/ for themselves, but share build/guest
+# and build/tests: guests are the same whatever runs them.
 
 MODE	?= rel
-CC	?= gcc
+CC	:= $(if $(filter default,$(origin CC)),gcc,$(CC))
 B	:= build$(if $(filter-out rel,$(MODE)),/$(MODE))
+G	:= build/tests/guest
+PREFIX	?= /usr/local
+VERSION	:= 0.1.0
 
 CSTD	:= -std=gnu11
 WARN	:= -Wall -Wextra -Wno-unused-parameter -Wshadow -Wconversion -Wno-sign-conversion -Werror
@@ -13,9 +20,14 @@ OPT.dbg	  := -Og -g
 OPT.asan  := -O1 -g -fsanitize=address -fno-omit-frame-pointer
 OPT.ubsan := -O1 -g -fsanitize=undefined -fno-sanitize-recover=all
 OPT.tsan  := -O1 -g -fsanitize=thread
+OPT.cov	  := -O0 -g --coverage
+OPT.fuzz  := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+ifeq ($(OPT.$(MODE)),)
+$(error MODE=$(MODE) is none of rel, dbg, asan, ubsan, tsan, cov, fuzz)
+endif
 CFLAGS	+= $(CSTD) $(OPT.$(MODE)) $(WARN) -fPIC -fvisibility=default -pthread -fno-strict-aliasing \
 	   -MMD -MP $(DEFS) $(INC)
-LDFLAGS	+= $(filter -fsanitize=%,$(OPT.$(MODE))) -pthread
+LDFLAGS	+= $(filter -fsanitize=% --coverage,$(OPT.$(MODE))) -pthread
 LIBS	:= -lZydis -lZycore -lhwloc -lnuma -lcyaml -lyaml -ljansson -llz4 -lzstd -lz -llzma
 
 LIB_SRC	 := $(sort $(wildcard vmm/*/*.c host/linux/*.c))
@@ -23,24 +35,41 @@ CMD_SRC	 := $(sort $(wildcard host/linux/cmd/*.c))
 SIM_SRC	 := $(sort $(wildcard host/sim/*.c))
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_LIB := $(sort $(filter-out $(UNIT_SRC),$(wildcard tests/unit/*.c)))
+FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+INITRD_SRC := $(sort $(wildcard tests/initrd/*.c))
+# Guest programs: NAME.c runs in long mode, NAME32.c in 32-bit protected mode;
+# NAME-asm.S, if there is one, belongs to it.
+GUEST_SRC := $(sort $(wildcard tests/guest/*.c))
+GUEST_RT  := $(sort $(wildcard tests/guest/rt/*.c tests/guest/rt/*.S))
 
 LIB_OBJ	 := $(LIB_SRC:%.c=$B/%.o)
 CMD_OBJ	 := $(CMD_SRC:%.c=$B/%.o)
 SIM_OBJ	 := $(SIM_SRC:%.c=$B/%.o)
 UNIT_BIN := $(UNIT_SRC:%.c=$B/%)
+FUZZ_BIN := $(FUZZ_SRC:%.c=$B/%)
+REPLAY_BIN := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$B/tests/fuzz/replay_%)
+INITRD_BIN := $(INITRD_SRC:%.c=build/%)
+GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
-.PHONY: all lib unit check-headers format format-check clean help
-all: $B/libalcazar.a $B/libalcazar.so $B/alcazar
+.PHONY: all lib unit guests initrd kernel deps demo demo-run run check check-run check-long \
+	boot-kernels bench format format-check tidy check-headers check-deps fuzz fuzz-run \
+	cov cov-run docs install uninstall clean help
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: $B/libalcazar.a $B/libalcazar.so $B/alcazar ## libalcazar and the alcazar command (default)
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | sort | expand -t 16
+
+# --- the library and the command ----------------------------------------------
 
 lib: $B/libalcazar.a
 $B/libalcazar.a: $(LIB_OBJ)
 	@rm -f $@
 	ar rcs $@ $^
 $B/libalcazar.so: $(LIB_OBJ)
-	$(CC) -shared $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(CC) -shared $(LDFLAGS) -Wl,-soname,libalcazar.so.0 -o $@ $^ $(LIBS)
 $B/alcazar: $(CMD_OBJ) $B/libalcazar.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 $B/libsim.a: $(SIM_OBJ)
@@ -51,21 +80,151 @@ $B/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -c -o $@ $<
 
-unit: $(UNIT_BIN) ## build the unit tests
+# --- tests --------------------------------------------------------------------
+
+unit: $(UNIT_BIN) $(REPLAY_BIN) ## build the unit tests
 $B/tests/unit/test_%: $B/tests/unit/test_%.o $(UNIT_LIB:%.c=$B/%.o) $B/libsim.a $B/libalcazar.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+$B/tests/fuzz/replay_%: $B/tests/fuzz/fuzz_%.o $B/tests/fuzz/replay.o $B/libsim.a $B/libalcazar.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$B/tests/fuzz/fuzz_%: $B/tests/fuzz/fuzz_%.o $B/libsim.a $B/libalcazar.a
+	$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 
-check-headers: ## every header compiles alone
-	@for h in $$(git ls-files '*.h'); do \
-		$(CC) $(CSTD) $(WARN) $(DEFS) $(INC) -fsyntax-only -x c $$h || exit 1; done
+GUEST_CFLAGS := $(CSTD) -O2 -g $(WARN) -MMD -MP -ffreestanding -fno-pie -fno-stack-protector \
+	-fcf-protection=none -fno-asynchronous-unwind-tables -fno-strict-aliasing \
+	-mno-red-zone -mgeneral-regs-only -Itests/guest/rt
+GUEST_LDFLAGS := -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 \
+	-Wl,--no-warn-rwx-segments -T tests/guest/rt/guest.ld
 
-SRC_ALL := $(shell git ls-files '*.c' '*.h' 2>/dev/null)
+guests: $(GUEST_BIN) ## build the guest programs
+$G/64/%.o: tests/guest/%.c
+	@mkdir -p $(@D)
+	$(CC) -m64 $(GUEST_CFLAGS) -c -o $@ $<
+$G/64/%.o: tests/guest/%.S
+	@mkdir -p $(@D)
+	$(CC) -m64 $(GUEST_CFLAGS) -c -o $@ $<
+$G/32/%.o: tests/guest/%.c
+	@mkdir -p $(@D)
+	$(CC) -m32 $(GUEST_CFLAGS) -c -o $@ $<
+$G/32/%.o: tests/guest/%.S
+	@mkdir -p $(@D)
+	$(CC) -m32 $(GUEST_CFLAGS) -c -o $@ $<
+guest_obj = $(patsubst tests/guest/%,$G/$(2)/%.o,$(basename \
+	tests/guest/$(1).c $(wildcard tests/guest/$(1)-asm.S) $(GUEST_RT)))
+# Multiboot loaders want 32-bit ELF, whatever is inside.
+define guest_rule
+$G/$(1): $(call guest_obj,$(1),$(2)) tests/guest/rt/guest.ld
+	$$(CC) -m$(2) $$(GUEST_LDFLAGS) -o $$@.elf $$(filter %.o,$$^)
+	objcopy -O elf32-i386 $$@.elf $$@
+endef
+$(foreach g,$(GUEST_BIN:$G/%=%),$(eval $(call guest_rule,$(g),$(if $(filter %32,$(g)),32,64))))
+
+build/tests/initrd/%: tests/initrd/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -pthread -o $@ $<
+initrd: build/guest/initrd
+build/guest/initrd: tests/initrd/init $(INITRD_BIN) tools/make-initrd
+	@mkdir -p $(@D)
+	tools/make-initrd $@ tests/initrd/init $(INITRD_BIN)
+kernel: ## get the stock kernel that linux-image-cloud-amd64 names today
+	@tools/fetch-kernel linux-image-cloud-amd64 build/guest
+
+# --- what people run ----------------------------------------------------------
+# Compilers are among the things that deps installs: it comes before everything
+# else, also under -j.
+
+deps: ## install the Debian packages that are missing
+	@tools/install-deps
+
+demo: ## build, fetch a kernel, boot it on 4 vCPUs and 2 nodes
+	@tools/install-deps
+	@$(MAKE) --no-print-directory demo-run
+demo-run: all kernel initrd
+	@tools/demo $B/alcazar
+
+run: all kernel initrd ## boot the stock kernel; ARGS="..." adds flags
+	$B/alcazar run --kernel build/guest/vmlinuz --initrd build/guest/initrd \
+		--append "console=ttyS0 panic=-1 quiet" --cpus 4 --memory 1G --nodes 2 $(ARGS)
+
+check: ## everything a change must pass; ends with "N passed, N failed"
+	@tools/install-deps
+	@$(MAKE) --no-print-directory check-run
+check-run: all unit guests initrd kernel
+	@B=$B MODE=$(MODE) CC="$(CC)" tests/run $(TESTS)
+
+check-long: ## what takes too long for every change
+	@tools/install-deps
+	@$(MAKE) --no-print-directory all unit guests initrd kernel
+	@B=$B MODE=$(MODE) CC="$(CC)" tests/run $(if $(TESTS),$(TESTS),long)
+
+boot-kernels: all initrd ## boot the other kernels of the distribution
+	@B=$B MODE=$(MODE) tests/run kernels
+
+bench: all guests kernel initrd ## the figures of this machine
+	@B=$B bench/run
+
+# --- what the sources must be -------------------------------------------------
+
+C_ALL	= $(sort $(shell find $(wildcard vmm host tools bench tests) -name "*.[ch]"))
+H_ALL	= $(sort $(shell find $(wildcard vmm host tools bench tests) -name "*.h" -not -path "tests/guest/*"))
+H_GUEST	= $(sort $(wildcard tests/guest/rt/*.h))
+
 format: ## let clang-format have its way
-	clang-format -i $(SRC_ALL)
+	clang-format -i $(C_ALL)
 format-check: ## is it as clang-format would have it?
-	clang-format --dry-run --Werror $(SRC_ALL)
+	clang-format --dry-run --Werror $(C_ALL)
+tidy: ## clang-tidy over library and command
+	clang-tidy --quiet $(LIB_SRC) $(CMD_SRC) $(SIM_SRC) -- $(CSTD) $(DEFS) $(INC)
+check-headers: ## every header compiles alone
+	@for h in $(H_ALL); do \
+		$(CC) $(CSTD) $(WARN) $(DEFS) $(INC) -fsyntax-only -x c $$h || exit 1; done
+	@for h in $(H_GUEST); do \
+		$(CC) $(GUEST_CFLAGS) -fsyntax-only -x c $$h || exit 1; done
+check-deps: ## who may include whom
+	@tools/check-includes --self-test
+	@tools/check-includes .
 
-clean:
+fuzz: ## fuzz for FUZZ_SECONDS (60) each
+	@$(MAKE) --no-print-directory MODE=fuzz CC=clang fuzz-run
+fuzz-run: $(FUZZ_BIN)
+	@for f in $(FUZZ_BIN); do c=build/fuzz/corpus/$${f##*/}; mkdir -p $$c; \
+		echo "$$f"; $$f -max_total_time=$(or $(FUZZ_SECONDS),60) -print_final_stats=0 \
+			-artifact_prefix=$$c- $$c || exit 1; done
+cov: ## line coverage of the unit tests and guest programs, per file
+	@$(MAKE) --no-print-directory MODE=cov cov-run
+cov-run: all unit guests
+	@find $B -name '*.gcda' -delete
+	-@B=$B MODE=$(MODE) tests/run unit guest
+	@tools/coverage $B $(LIB_SRC)
+
+docs: ## manual pages as text, below build/docs
+	@mkdir -p build/docs
+	@for m in docs/man/*.1; do \
+		MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 $$m | col -bx >build/docs/$${m##*/}.txt; done
+
+# vmm.h and what it includes, wherever that is.
+HEADERS	= $(filter %.h,$(shell $(CC) -MM $(DEFS) $(INC) vmm/vmm.h host/linux/host_linux.h))
+install: all ## install below PREFIX (/usr/local), DESTDIR respected
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig \
+		$(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $B/alcazar $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $B/libalcazar.a $(DESTDIR)$(PREFIX)/lib
+	install -m 755 $B/libalcazar.so $(DESTDIR)$(PREFIX)/lib/libalcazar.so.$(VERSION)
+	ln -sf libalcazar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libalcazar.so.0
+	ln -sf libalcazar.so.0 $(DESTDIR)$(PREFIX)/lib/libalcazar.so
+	for h in $(patsubst vmm/%,%,$(HEADERS)); do s=$$h; [ -e $$s ] || s=vmm/$$h; \
+		install -D -m 644 $$s $(DESTDIR)$(PREFIX)/include/alcazar/$$h || exit 1; done
+	printf '%s\n' 'prefix=$(PREFIX)' 'Name: alcazar' 'Description: NUMA-aware virtual machines' \
+		'Version: $(VERSION)' 'Libs: -L$${prefix}/lib -lalcazar' \
+		'Libs.private: $(LIBS)' 'Cflags: -I$${prefix}/include/alcazar' \
+		>$(DESTDIR)$(PREFIX)/lib/pkgconfig/alcazar.pc
+	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
+uninstall: ## undo install
+	rm -rf $(DESTDIR)$(PREFIX)/bin/alcazar $(DESTDIR)$(PREFIX)/lib/libalcazar.* \
+		$(DESTDIR)$(PREFIX)/lib/pkgconfig/alcazar.pc $(DESTDIR)$(PREFIX)/include/alcazar \
+		$(DESTDIR)$(PREFIX)/share/man/man1/alcazar*.1
+clean: ## remove build/
 	rm -rf build
 
--include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d)
+-include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
+-include $(FUZZ_BIN:=.d) $(wildcard $G/*/*.d $G/*/rt/*.d)

@@ -52,10 +52,15 @@ struct engine_ops {
 	int (*create)(struct vm *vm);
 	void (*destroy)(struct vm *vm);
 
-	int (*vcpu_create)(struct vcpu *c); /* c->engine_data, on the vCPU's node */
-	void (*vcpu_destroy)(struct vcpu *c);
+	int (*vcpu_create)(struct vcpu *c);   /* c->engine_data, on the vCPU's node */
+	void (*vcpu_destroy)(struct vcpu *c); /* any thread, once all vCPUs' have ended */
 
-	/* Runs until something needs the loop. 0, or -errno when the machine must end. */
+	/*
+	 * Runs until something needs the loop. 0, or -errno when the machine must end.
+	 * A vCPU that is halted and has no work returns EXIT_HALT at once. Under
+	 * CLOCK_ICOUNT returns EXIT_KICK exactly when clock_next_deadline() is reached;
+	 * the loop runs due timers before it enters again.
+	 */
 	int (*run)(struct vcpu *c, struct vcpu_exit *x);
 	/* Any thread. Sticky: ends this run() or the next. */
 	void (*kick)(struct vcpu *c);

@@ -11,6 +11,7 @@
 #include "core/engine.h"
 #include "core/host.h"
 #include "core/stats.h"
+#include "sched/sched.h"
 
 struct vm;
 
@@ -23,6 +24,14 @@ enum vcpu_event {
 	VCPU_CODE = BIT(4),  /* software engine: see vmm/cpu/codemap.h */
 	VCPU_FLUSH = BIT(5), /* software engine: drop the whole TLB */
 };
+
+/*
+ * The loop takes the first kind out of events, the engine the second: at entry
+ * to run() and whenever it finds attention set. It returns EXIT_KICK when it
+ * meets one of the first kind.
+ */
+#define VCPU_LOOP_EVENTS   (VCPU_STOP | VCPU_PARK | VCPU_MOVE)
+#define VCPU_ENGINE_EVENTS (VCPU_INTR | VCPU_CODE | VCPU_FLUSH)
 
 /* Where the vCPU's thread is; other threads read it to choose kick or wake. */
 enum vcpu_mode {
@@ -74,7 +83,10 @@ struct vcpu {
 	struct host_thread *thread;
 	void *engine_data;
 
+	_Atomic bool stepping; /* a debugger lets it run while the machine is paused */
+
 	/* The owner's. */
+	struct sched_entity sched;
 	int err; /* why the loop ended */
 	struct vcpu_stats stats __cacheline;
 };
@@ -84,6 +96,9 @@ void vcpu_post(struct vcpu *c, uint32_t events);
 
 /* The body of a vCPU's thread: returns when the machine ends. */
 void vcpu_thread(void *vcpu);
+
+/* With --trace exits: a line about @x. The engine calls it for what it handles itself. */
+void vcpu_trace_exit(struct vcpu *c, const struct vcpu_exit *x);
 
 void vcpu_log(struct vcpu *c, enum log_level level, const char *fmt, ...) __printf(3, 4);
 

@@ -36,9 +36,11 @@ struct vm {
 	struct plan plan;
 	const struct engine_ops *engine;
 	void *engine_data;
+	bool engine_made;
 	struct topology topo;
 	struct cpuid_model cpuid;
 	struct gmem gmem;
+	struct boot_request boot;
 	struct host_mem region[PLAN_NODES_MAX];
 	unsigned nr_regions;
 	struct bus pio, mmio;
@@ -58,23 +60,43 @@ struct vm {
 		uint32_t sources;
 	} line[GSI_COUNT];
 
-	/* Life: guarded by lock, changes announced on change. */
+	/*
+	 * Life. request and parked are written by any thread without a lock; the
+	 * rest is guarded by lock. change counts what waiters wait for.
+	 */
+	_Atomic uint64_t request;  /* enum vm_request, code in the upper half */
+	_Atomic uint32_t parked;   /* how many reasons keep the vCPUs out of guest code */
+	_Atomic uint32_t park_gen; /* futex word of parked vCPUs */
+	_Atomic uint32_t change;   /* futex word of everybody else: counts what may matter */
 	struct lock lock;
-	_Atomic uint32_t change; /* futex word: counts state changes */
-	enum vm_request request;
-	int request_code;
 	struct vmm_result result;
-	_Atomic uint32_t parked;    /* nonzero: vCPUs stay out of guest code */
-	_Atomic uint32_t nr_parked; /* how many do */
-	unsigned nr_threads;        /* vCPU threads that have not ended */
-	unsigned nr_ready;
-	_Atomic uint64_t first_insn_ns;
+	struct cpu_state boot_state;
+	unsigned nr_threads; /* vCPU threads in their loop */
+	unsigned nr_parked;  /* of them, in vm_park() */
+	unsigned nr_ready;   /* have set themselves up, or failed to */
+	int start_err;
+	bool carrying_out; /* some vCPU's thread is serving the request */
+	unsigned pauses;   /* vmm_pause() calls not yet resumed */
+	bool started;
+	_Atomic uint64_t first_insn_ns; /* host time; the engine sets it once */
 };
 
 /* Any thread. The first request wins until it is carried out. */
 void vm_request(struct vm *vm, enum vm_request r, int code);
 
-/* The vCPU's thread: sleeps until the machine goes on. */
-void vm_park(struct vm *vm, struct vcpu *c);
+/* The vCPU's thread: sleeps until the machine goes on; the last one serves the request. */
+void vm_park(struct vcpu *c);
+/* Stops and joins every vCPU thread. */
+void vm_end_threads(struct vm *vm);
+/* The vCPU's thread, before and after its loop. */
+void vm_vcpu_ready(struct vcpu *c, int err);
+void vm_vcpu_done(struct vcpu *c);
+/* A debugger's point was met: pause, and tell. */
+void vm_debug_stop(struct vcpu *c, uint64_t detail);
+
+static inline enum vm_request vm_pending_request(struct vm *vm)
+{
+	return (enum vm_request)(uint32_t)atomic_load(&vm->request);
+}
 
 #endif

@@ -1,0 +1,169 @@
+/*
+ * host.c - the Linux host's life and the operations that need no file of their own.
+ *
+ * Signal dispositions belong to the process: the first host takes them over,
+ * the last one gives them back.
+ */
+#include "linux.h"
+
+#include <errno.h>
+#include <numa.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+static pthread_mutex_t signals_lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned signals_users; /* guarded by signals_lock */
+
+static int signals_take(void)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&signals_lock);
+	if (!signals_users) {
+		err = kick_signal_take();
+		if (!err) {
+			err = fault_signals_take();
+			if (err)
+				kick_signal_release();
+		}
+	}
+	if (!err)
+		signals_users++;
+	pthread_mutex_unlock(&signals_lock);
+	return err;
+}
+
+static void signals_release(void)
+{
+	pthread_mutex_lock(&signals_lock);
+	if (!--signals_users) {
+		fault_signals_release();
+		kick_signal_release();
+	}
+	pthread_mutex_unlock(&signals_lock);
+}
+
+static int entropy(void *ctx, void *buf, size_t bytes)
+{
+	uint8_t *p = buf;
+
+	while (bytes) {
+		ssize_t n = getrandom(p, bytes, 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		p += n;
+		bytes -= (size_t)n;
+	}
+	return 0;
+}
+
+/* One write a line, so that lines of several threads never mix. */
+static void log_line(void *ctx, enum log_level level, const char *line)
+{
+	struct linux_host *h = ctx;
+	char buf[640];
+	int n;
+
+	if ((int)level > atomic_load_explicit(&h->log_max, memory_order_relaxed))
+		return;
+	n = snprintf(buf, sizeof(buf), "alcazar: %s%s\n", level == LOG_WARN ? "warning: " : "",
+		     line);
+	if (n >= (int)sizeof(buf)) {
+		n = sizeof(buf);
+		buf[sizeof(buf) - 1] = '\n';
+	}
+	if (write(STDERR_FILENO, buf, (size_t)n) < 0)
+		return; /* nowhere left to complain */
+}
+
+static const struct host_ops linux_ops = {
+	.name = "linux",
+	.thread_create = thread_create,
+	.thread_join = thread_join,
+	.thread_bind = thread_bind,
+	.thread_kick = thread_kick,
+	.thread_alarm = thread_alarm,
+	.thread_yield = thread_yield,
+	.thread_set_gs = thread_set_gs,
+	.wait = futex_wait,
+	.wake = futex_wake,
+	.now_ns = clock_mono_ns,
+	.wall_ns = clock_wall_ns,
+	.ticks = tick_count,
+	.ticks_khz = tick_khz,
+	.timer_create = event_timer_create,
+	.timer_arm = event_timer_arm,
+	.timer_destroy = event_timer_destroy,
+	.mem_map = mem_map,
+	.mem_unmap = mem_unmap,
+	.mem_prefault = mem_prefault,
+	.alloc = mem_alloc,
+	.free = mem_free,
+	.code_map = code_map,
+	.code_unmap = code_unmap,
+	.fault_handler = fault_handler,
+	.sync_cores = sync_cores,
+	.entropy = entropy,
+	.topology = topology_discover,
+	.log = log_line,
+};
+
+int host_linux_create(struct host *out)
+{
+	struct linux_host *h = calloc(1, sizeof(*h));
+	int err;
+
+	if (!h)
+		return -ENOMEM;
+	pthread_mutex_init(&h->lock, NULL);
+	atomic_init(&h->log_max, LOG_INFO);
+	tick_init(h);
+	h->many_nodes = numa_available() >= 0 && numa_num_configured_nodes() > 1;
+
+	err = thread_affinity(&h->allowed);
+	if (err)
+		goto out_free;
+	err = sync_init(h);
+	if (err)
+		goto out_free;
+	err = signals_take();
+	if (err)
+		goto out_sync;
+
+	out->ops = &linux_ops;
+	out->ctx = h;
+	return 0;
+
+out_sync:
+	sync_exit(h);
+out_free:
+	pthread_mutex_destroy(&h->lock);
+	free(h);
+	return err;
+}
+
+void host_linux_destroy(struct host *host)
+{
+	struct linux_host *h = host->ctx;
+
+	if (!h)
+		return;
+	event_threads_stop(h);
+	signals_release();
+	sync_exit(h);
+	pthread_mutex_destroy(&h->lock);
+	free(h);
+	*host = (struct host){ 0 };
+}
+
+void host_linux_log_level(const struct host *host, enum log_level max)
+{
+	struct linux_host *h = host->ctx;
+
+	atomic_store_explicit(&h->log_max, (int)max, memory_order_relaxed);
+}

@@ -1,0 +1,42 @@
+/*
+ * host_linux.h - machines on Linux: the host that an embedder hands to
+ * vmm_create(), and what only a Linux embedder can ask of it.
+ *
+ * Any number of hosts may exist in a process. They share the process's signal
+ * dispositions of SIGRTMIN, SIGFPE, SIGBUS and SIGSEGV, taken over while at least
+ * one host exists; faults that are not ours go to the handler found there.
+ * Installed.
+ */
+#ifndef HOST_LINUX_HOST_LINUX_H
+#define HOST_LINUX_HOST_LINUX_H
+
+#include "core/host.h"
+#include "placement/machine.h"
+
+/* The PUs that the calling thread may use now are those that placement may use. */
+int host_linux_create(struct host *out);
+/* All machines on it are destroyed. Zeroes @h; a zeroed one is legal. */
+void host_linux_destroy(struct host *h);
+
+/* Lines above @max are dropped (default LOG_INFO). Before any machine starts. */
+void host_linux_log_level(const struct host *h, enum log_level max);
+
+/*
+ * A machine model from a description instead of the live host: the path of an
+ * hwloc XML file (ends in ".xml") or an hwloc synthetic string ("node:2 core:4
+ * pu:2"). All memory counts as free. -EINVAL, and why[] holds a line for the user.
+ */
+int host_linux_topology_from(const char *source, struct machine_model *out, char *why,
+			     size_t why_bytes);
+
+/*
+ * Call fn on an event thread whenever @fd is readable or hung up. fn may be called
+ * once too often and must not block for long. -EPERM: a regular file.
+ */
+struct host_linux_watch;
+int host_linux_watch_fd(const struct host *h, int fd, void (*fn)(void *arg), void *arg,
+			struct host_linux_watch **out);
+/* Returns when fn is not running (unless fn itself calls) and will not run again. */
+void host_linux_unwatch(struct host_linux_watch *w);
+
+#endif

@@ -1,0 +1,133 @@
+/*
+ * meminfo.c - how much memory could be had: of a node, and under the limits
+ * of the control groups this process lives in.
+ *
+ * Pages that cache files count as free, for the kernel gives them up when asked;
+ * without them a host that has run for a day would look full.
+ */
+#include "linux.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define LINE_BYTES 256
+
+static bool has_key(const char *line, const char *key, uint64_t *kib)
+{
+	const char *p = strstr(line, key);
+	char *end;
+
+	if (!p)
+		return false;
+	*kib = strtoull(p + strlen(key), &end, 10);
+	return end != p + strlen(key);
+}
+
+static uint64_t sum_keys(FILE *f, const char *const *keys)
+{
+	char line[LINE_BYTES];
+	uint64_t kib, sum = 0;
+
+	while (fgets(line, sizeof(line), f))
+		for (const char *const *k = keys; *k; k++)
+			if (has_key(line, *k, &kib))
+				sum += kib * 1024;
+	return sum;
+}
+
+uint64_t meminfo_node_free(unsigned os_index, uint64_t node_bytes)
+{
+	static const char *const node_keys[] = { "MemFree:", "Active(file):", "Inactive(file):",
+						 "SReclaimable:", NULL };
+	static const char *const system_keys[] = { "MemAvailable:", NULL };
+	char path[64];
+	uint64_t bytes;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/meminfo", os_index);
+	f = fopen(path, "re");
+	if (f) {
+		bytes = sum_keys(f, node_keys);
+	} else {
+		f = fopen("/proc/meminfo", "re"); /* a kernel without NUMA */
+		if (!f)
+			return node_bytes;
+		bytes = sum_keys(f, system_keys);
+	}
+	fclose(f);
+	return MIN(bytes, node_bytes);
+}
+
+static bool read_number(const char *dir, const char *file, uint64_t *out)
+{
+	char path[PATH_MAX], line[LINE_BYTES], *end;
+	bool ok = false;
+	FILE *f;
+
+	if (snprintf(path, sizeof(path), "%s/%s", dir, file) >= (int)sizeof(path))
+		return false;
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	if (fgets(line, sizeof(line), f)) {
+		*out = strtoull(line, &end, 10);
+		ok = end != line; /* "max" is no number and no limit */
+	}
+	fclose(f);
+	return ok;
+}
+
+/* The tightest limit on the way from a group up to the hierarchy's root. */
+static uint64_t tightest(char *dir, size_t root_len, const char *max_file, const char *used_file)
+{
+	uint64_t max, used, left = UINT64_MAX;
+
+	for (;;) {
+		if (read_number(dir, max_file, &max) && read_number(dir, used_file, &used))
+			left = MIN(left, max > used ? max - used : 0);
+		if (strlen(dir) <= root_len)
+			return left;
+		*strrchr(dir, '/') = '\0';
+	}
+}
+
+/* One line of /proc/self/cgroup: "ID:controllers:/path"; version 2 has no controllers. */
+static uint64_t group_free(char *line)
+{
+	char *controllers = strchr(line, ':');
+	char *path = controllers ? strchr(controllers + 1, ':') : NULL;
+	char dir[PATH_MAX];
+	const char *root;
+	bool is_v2;
+
+	if (!path)
+		return UINT64_MAX;
+	*path++ = '\0';
+	controllers++;
+	path[strcspn(path, "\n")] = '\0';
+	is_v2 = !*controllers;
+	if (!is_v2 && strcmp(controllers, "memory"))
+		return UINT64_MAX;
+	root = is_v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+	if (*path != '/' || snprintf(dir, sizeof(dir), "%s%s", root,
+				     strcmp(path, "/") ? path : "") >= (int)sizeof(dir))
+		return UINT64_MAX;
+	if (is_v2)
+		return tightest(dir, strlen(root), "memory.max", "memory.current");
+	return tightest(dir, strlen(root), "memory.limit_in_bytes", "memory.usage_in_bytes");
+}
+
+uint64_t meminfo_cgroup_free(void)
+{
+	FILE *f = fopen("/proc/self/cgroup", "re");
+	uint64_t left = UINT64_MAX;
+	char line[PATH_MAX];
+
+	if (!f)
+		return left;
+	while (fgets(line, sizeof(line), f))
+		left = MIN(left, group_free(line));
+	fclose(f);
+	return left;
+}

@@ -1,0 +1,216 @@
+/* memory.c - the simulated host's memory: real pages, counted against virtual nodes. */
+#include "host/sim/internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static bool node_fits(const struct sim *s, unsigned node, uint64_t bytes)
+{
+	return node < s->cfg.nodes && bytes <= s->cfg.node_memory_bytes - s->node[node].used_bytes;
+}
+
+/* @node, if it has room; any other one unless @strict. cfg.nodes: none has. */
+static unsigned choose_node(const struct sim *s, int node, uint64_t bytes, bool strict)
+{
+	unsigned n = 0;
+
+	if (node >= 0 && (strict || node_fits(s, (unsigned)node, bytes)))
+		return node_fits(s, (unsigned)node, bytes) ? (unsigned)node : s->cfg.nodes;
+	while (n < s->cfg.nodes && !node_fits(s, n, bytes))
+		n++;
+	return n;
+}
+
+static int block_add(struct sim *s, struct sim_block **list, void *base, uint64_t bytes,
+		     unsigned node)
+{
+	struct sim_block *b = malloc(sizeof(*b));
+
+	if (!b)
+		return -ENOMEM;
+	*b = (struct sim_block){ *list, base, bytes, node };
+	*list = b;
+	s->node[node].used_bytes += bytes;
+	return 0;
+}
+
+static void block_del(struct sim *s, struct sim_block **list, const void *base, uint64_t bytes)
+{
+	struct sim_block *b;
+
+	while ((b = *list) && b->base != base)
+		list = &b->next;
+	if (!b || b->bytes != bytes)
+		sim_die(s, "memory given back that was not handed out, or with another size");
+	s->node[b->node].used_bytes -= bytes;
+	*list = b->next;
+	free(b);
+}
+
+/* --- mappings ----------------------------------------------------------------------- */
+
+static int memfd_map(uint64_t bytes, int *fd, void **base)
+{
+	*fd = memfd_create("sim", MFD_CLOEXEC);
+	if (*fd < 0)
+		return -errno;
+	*base = MAP_FAILED;
+	if (!ftruncate(*fd, (off_t)bytes))
+		*base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, *fd,
+			     0);
+	if (*base == MAP_FAILED) {
+		close(*fd);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+int sim_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out)
+{
+	struct sim *s = ctx;
+	unsigned n = choose_node(s, node, bytes, true);
+	int err;
+
+	if (!bytes || !IS_ALIGNED(bytes, PAGE_SIZE) || node >= (int)s->cfg.nodes)
+		return -EINVAL;
+	if (n == s->cfg.nodes || sim_fails(s, SIM_FAIL_MAP))
+		return -ENOMEM;
+	err = memfd_map(bytes, &out->handle, &out->base);
+	if (err)
+		return err;
+	out->bytes = bytes;
+	out->node = node;
+	err = block_add(s, &s->maps, out->base, bytes, n);
+	if (err) {
+		munmap(out->base, bytes);
+		close(out->handle);
+	}
+	return err;
+}
+
+void sim_mem_unmap(void *ctx, struct host_mem *m)
+{
+	struct sim *s = ctx;
+
+	block_del(s, &s->maps, m->base, m->bytes);
+	munmap(m->base, m->bytes);
+	close(m->handle);
+	*m = (struct host_mem){ .handle = -1 };
+}
+
+int sim_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes)
+{
+	if (offset > m->bytes || bytes > m->bytes - offset)
+		return -EINVAL;
+	for (uint64_t o = offset; o < offset + bytes; o += PAGE_SIZE)
+		*((volatile uint8_t *)m->base + o) = *((volatile uint8_t *)m->base + o);
+	return 0;
+}
+
+/* --- allocations: from the C library, so that the address sanitizer sees overruns --------- */
+
+void *sim_alloc(void *ctx, size_t bytes, int node)
+{
+	struct sim *s = ctx;
+	unsigned n = choose_node(s, node, bytes, false);
+	size_t room = ALIGN_UP(bytes, PAGE_SIZE);
+	void *p;
+
+	if (n == s->cfg.nodes || sim_fails(s, SIM_FAIL_ALLOC))
+		return NULL;
+	if (posix_memalign(&p, PAGE_SIZE, bytes < PAGE_SIZE ? bytes : room))
+		return NULL;
+	memset(p, 0, bytes);
+	if (block_add(s, &s->allocs, p, bytes, n)) {
+		free(p);
+		return NULL;
+	}
+	return p;
+}
+
+void sim_free(void *ctx, void *p, size_t bytes)
+{
+	struct sim *s = ctx;
+
+	if (!p)
+		return;
+	block_del(s, &s->allocs, p, bytes);
+	free(p);
+}
+
+/* --- code --------------------------------------------------------------------------- */
+
+static int code_map(size_t bytes, struct host_code *out)
+{
+	void *rw, *rx;
+	int fd;
+	int err = memfd_map(bytes, &fd, &rw);
+
+	if (err)
+		return err;
+	rx = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	close(fd);
+	if (rx == MAP_FAILED) {
+		munmap(rw, bytes);
+		return -ENOMEM;
+	}
+	*out = (struct host_code){ rw, rx, bytes };
+	return 0;
+}
+
+int sim_code_map(void *ctx, size_t bytes, int node, struct host_code *out)
+{
+	struct sim *s = ctx;
+	unsigned n = choose_node(s, node, bytes, false);
+	int err;
+
+	if (!bytes || !IS_ALIGNED(bytes, PAGE_SIZE))
+		return -EINVAL;
+	if (n == s->cfg.nodes || sim_fails(s, SIM_FAIL_ALLOC))
+		return -ENOMEM;
+	err = code_map(bytes, out);
+	if (err)
+		return err;
+	err = block_add(s, &s->codes, out->rw, bytes, n);
+	if (err) {
+		munmap(out->rw, bytes);
+		munmap(out->rx, bytes);
+	}
+	return err;
+}
+
+void sim_code_unmap(void *ctx, struct host_code *code)
+{
+	struct sim *s = ctx;
+
+	block_del(s, &s->codes, code->rw, code->bytes);
+	munmap(code->rw, code->bytes);
+	munmap(code->rx, code->bytes);
+	*code = (struct host_code){ 0 };
+}
+
+/* --- the end ------------------------------------------------------------------------ */
+
+static unsigned count_left(struct sim_block **list, const char *what)
+{
+	unsigned left = 0;
+	struct sim_block *b;
+
+	while ((b = *list)) {
+		fprintf(stderr, "sim: %s of %llu bytes was left behind\n", what,
+			(unsigned long long)b->bytes);
+		*list = b->next;
+		free(b);
+		left++;
+	}
+	return left;
+}
+
+unsigned memory_stop(struct sim *s)
+{
+	return count_left(&s->allocs, "an allocation") + count_left(&s->maps, "a mapping") +
+	       count_left(&s->codes, "a code mapping");
+}

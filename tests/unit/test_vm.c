@@ -1,0 +1,555 @@
+/*
+ * test_vm.c - a machine's life and the vCPU loop, over the simulated host and an
+ * engine that does what its test says.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "core/vm.h"
+#include "host/sim/sim.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* --- the engine --------------------------------------------------------------- */
+
+/* What a vCPU does when it runs; set by the test before it starts. */
+enum act { SPIN, HALT, POWEROFF, TRIPLE_FAULT, TRIPLE_ONCE, FAIL, HALT_UNTIL, BREAK_ONCE };
+
+static struct {
+	enum act act[8];
+	unsigned runs[8], resets[8], kicks;
+	bool stepping[8];
+	uint64_t wake_at_ns; /* HALT_UNTIL */
+	uint64_t woke_at_ns;
+	int create_err, vcpu_err;
+	unsigned live; /* engine parts not yet destroyed */
+} fake;
+
+static int fake_probe(const struct host *h, char *why, size_t why_bytes)
+{
+	return 0;
+}
+
+static int fake_create(struct vm *vm)
+{
+	fake.live += !fake.create_err;
+	return fake.create_err;
+}
+
+static void fake_destroy(struct vm *vm)
+{
+	fake.live--;
+}
+
+static int fake_vcpu_create(struct vcpu *c)
+{
+	if (fake.vcpu_err && c->id == 1)
+		return fake.vcpu_err;
+	c->engine_data = c;
+	__atomic_fetch_add(&fake.live, 1, __ATOMIC_RELAXED);
+	return 0;
+}
+
+static void fake_vcpu_destroy(struct vcpu *c)
+{
+	fake.live--;
+}
+
+static int fake_run(struct vcpu *c, struct vcpu_exit *x)
+{
+	struct host *h = &c->vm->host;
+
+	fake.runs[c->id]++;
+	x->reason = EXIT_KICK;
+	if (fake.stepping[c->id]) {
+		x->reason = EXIT_DEBUG;
+		x->detail = 0x57e9;
+		return 0;
+	}
+	switch (fake.act[c->id]) {
+	case SPIN:
+		while (!atomic_exchange(&c->attention, 0))
+			h->ops->thread_yield(h->ctx);
+		return 0;
+	case HALT_UNTIL:
+		if (clock_now_ns(&c->vm->clock) >= fake.wake_at_ns) {
+			fake.woke_at_ns = clock_now_ns(&c->vm->clock);
+			fake.act[c->id] = HALT;
+		}
+		/* fall through */
+	case HALT:
+		x->reason = EXIT_HALT;
+		return 0;
+	case POWEROFF:
+		vm_request(c->vm, VM_REQ_POWEROFF, 0);
+		return 0;
+	case TRIPLE_ONCE:
+		fake.act[c->id] = POWEROFF;
+		/* fall through */
+	case TRIPLE_FAULT:
+		x->reason = EXIT_RESET;
+		return 0;
+	case BREAK_ONCE:
+		fake.act[c->id] = SPIN;
+		x->reason = EXIT_DEBUG;
+		x->detail = 0xb9;
+		return 0;
+	case FAIL:
+		return -EFAULT;
+	}
+	return 0;
+}
+
+static void fake_kick(struct vcpu *c)
+{
+	fake.kicks++;
+	atomic_store(&c->attention, 1);
+}
+
+static bool fake_has_work(struct vcpu *c, uint64_t *deadline_ns)
+{
+	if (fake.act[c->id] == HALT_UNTIL)
+		*deadline_ns = fake.wake_at_ns;
+	return fake.act[c->id] != HALT && fake.act[c->id] != HALT_UNTIL;
+}
+
+static int fake_set_state(struct vcpu *c, const struct cpu_state *s)
+{
+	return 0;
+}
+
+static void fake_reset(struct vcpu *c)
+{
+	fake.resets[c->id]++;
+}
+
+static void fake_single_step(struct vcpu *c, bool on)
+{
+	fake.stepping[c->id] = on;
+}
+
+static void fake_code_changed(struct vm *vm, uint64_t gpa, uint64_t bytes)
+{
+}
+
+static const struct engine_ops fake_engine = {
+	.name = "fake",
+	.probe = fake_probe,
+	.create = fake_create,
+	.destroy = fake_destroy,
+	.vcpu_create = fake_vcpu_create,
+	.vcpu_destroy = fake_vcpu_destroy,
+	.run = fake_run,
+	.kick = fake_kick,
+	.has_work = fake_has_work,
+	.set_state = fake_set_state,
+	.reset = fake_reset,
+	.single_step = fake_single_step,
+	.code_changed = fake_code_changed,
+};
+
+/* --- a machine ------------------------------------------------------------------ */
+
+/* Multiboot 1, loaded by the address fields in its header: the smallest image. */
+static const uint32_t image[] = {
+	0x1badb002, 0x00010000, -(0x1badb002u + 0x00010000u), 0x100000, 0x100000, 0x100030,
+	0x100030,   0x100020,   0xf4f4f4f4,		       0,	 0,	   0,
+};
+
+static struct {
+	unsigned stops, vcpu;
+	uint64_t detail;
+} debugger;
+
+static void on_debug_stop(void *arg, unsigned vcpu, uint64_t detail)
+{
+	debugger.stops++;
+	debugger.vcpu = vcpu;
+	debugger.detail = detail;
+}
+
+struct fixture {
+	struct host host;
+	struct plan plan;
+	struct vmm_config cfg;
+	struct vm *vm;
+	char why[200];
+};
+
+static void prepare(struct fixture *f, unsigned vcpus, unsigned nodes)
+{
+	memset(f, 0, sizeof(*f));
+	memset(&fake, 0, sizeof(fake));
+	memset(&debugger, 0, sizeof(debugger));
+	f->host = sim_create(&(struct sim_config){ .nodes = 2 });
+	f->plan.nr_vcpus = vcpus;
+	f->plan.nr_memory = nodes;
+	f->cfg = (struct vmm_config){
+		.name = "test",
+		.engine = &fake_engine,
+		.plan = &f->plan,
+		.topo = { .vcpus = vcpus, .nodes = nodes },
+		.kernel = { (const uint8_t *)image, sizeof(image), "image" },
+		.cmdline = "",
+		.debug_stop = on_debug_stop,
+	};
+	for (unsigned i = 0; i < vcpus; i++)
+		f->plan.vcpu[i] = (struct plan_vcpu){
+			.pu = i, .guest_node = i * nodes / vcpus, .host_node = 0
+		};
+	for (unsigned i = 0; i < nodes; i++) {
+		f->plan.memory[i] = (struct plan_memory){ i, (int)i, MIB(8) };
+		f->cfg.topo.node_memory_bytes[i] = MIB(8);
+	}
+}
+
+static void create(struct fixture *f)
+{
+	if (vmm_create(&f->host, &f->cfg, &f->vm, f->why, sizeof(f->why)))
+		fail_msg("%s", f->why);
+}
+
+static void start(struct fixture *f)
+{
+	create(f);
+	assert_int_equal(vmm_start(f->vm, f->why, sizeof(f->why)), 0);
+}
+
+static uint64_t after(struct fixture *f, uint64_t ns)
+{
+	return f->host.ops->now_ns(f->host.ctx) + ns;
+}
+
+/* Ends the machine and finds nothing left behind. */
+static void finish(struct fixture *f)
+{
+	vmm_destroy(f->vm);
+	assert_int_equal(fake.live, 0);
+	assert_int_equal(sim_destroy(&f->host), 0);
+}
+
+static struct vmm_result wait_end(struct fixture *f)
+{
+	struct vmm_result r;
+
+	assert_int_equal(vmm_wait(f->vm, after(f, NSEC_PER_SEC), &r), 0);
+	return r;
+}
+
+/* --- tests ---------------------------------------------------------------------- */
+
+static void runs_and_stops(void **state)
+{
+	struct fixture f;
+	struct vmm_result r;
+
+	prepare(&f, 4, 2);
+	start(&f);
+	assert_int_equal(vmm_wait(f.vm, after(&f, NSEC_PER_MSEC), &r), -ETIMEDOUT);
+	assert_int_equal(r.end, VMM_RUNNING);
+	for (unsigned i = 0; i < 4; i++)
+		assert_true(fake.runs[i] > 0);
+	vmm_stop(f.vm);
+	assert_int_equal(wait_end(&f).end, VMM_STOPPED);
+	finish(&f);
+}
+
+static void destroys_what_never_started(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 2, 1);
+	create(&f);
+	finish(&f);
+}
+
+static void destroys_what_still_runs(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 4, 1);
+	fake.act[1] = fake.act[2] = HALT;
+	start(&f);
+	sim_advance(&f.host, NSEC_PER_MSEC);
+	finish(&f);
+}
+
+static void each_vcpu_is_bound_to_its_pu(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 4, 2);
+	f.plan.vcpu[2].pu = 5;
+	start(&f);
+	for (unsigned i = 0; i < 4; i++) {
+		char name[16];
+		struct pu_set pus;
+
+		snprintf(name, sizeof(name), "vcpu%u", i);
+		assert_true(sim_thread_pus(&f.host, name, &pus));
+		assert_int_equal(pu_set_count(&pus), 1);
+		assert_true(pu_set_has(&pus, i == 2 ? 5 : i));
+	}
+	finish(&f);
+}
+
+static void ends_as_the_guest_asks(void **state)
+{
+	static const struct {
+		enum act act;
+		enum vmm_end end;
+		int code;
+	} want[] = {
+		{ POWEROFF, VMM_POWEROFF, 0 },
+		{ TRIPLE_FAULT, VMM_TRIPLE_FAULT, 2 },
+		{ FAIL, VMM_ERROR, -EFAULT },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(want); i++) {
+		struct fixture f;
+		struct vmm_result r;
+
+		prepare(&f, 3, 1);
+		fake.act[1] = HALT;
+		fake.act[2] = want[i].act;
+		start(&f);
+		r = wait_end(&f);
+		assert_int_equal(r.end, want[i].end);
+		assert_int_equal(r.code, want[i].code);
+		finish(&f);
+	}
+}
+
+static void reboots(void **state)
+{
+	struct fixture f;
+	struct vmm_result r;
+
+	prepare(&f, 3, 1);
+	f.cfg.reboot = true;
+	fake.act[0] = TRIPLE_ONCE;
+	fake.act[1] = HALT;
+	start(&f);
+	r = wait_end(&f);
+	assert_int_equal(r.end, VMM_POWEROFF);
+	assert_int_equal(r.resets, 1);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(fake.resets[i], 2); /* power-up and reboot */
+	finish(&f);
+}
+
+static void first_request_wins(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 2, 1);
+	start(&f);
+	vm_request(f.vm, VM_REQ_EXIT, 7);
+	vm_request(f.vm, VM_REQ_STOP, 0);
+	assert_int_equal(wait_end(&f).end, VMM_EXIT);
+	assert_int_equal(wait_end(&f).code, 7);
+	finish(&f);
+}
+
+static void pause_holds_time_and_guests(void **state)
+{
+	struct fixture f;
+	unsigned runs;
+	uint64_t now;
+
+	prepare(&f, 4, 1);
+	fake.act[3] = HALT;
+	start(&f);
+	sim_advance(&f.host, NSEC_PER_MSEC);
+	assert_int_equal(vmm_pause(f.vm), 0);
+	assert_int_equal(vmm_pause(f.vm), 0); /* nests */
+	now = clock_now_ns(&f.vm->clock);
+	runs = fake.runs[0];
+	sim_advance(&f.host, NSEC_PER_SEC);
+	assert_int_equal(clock_now_ns(&f.vm->clock), now);
+	vmm_resume(f.vm);
+	sim_advance(&f.host, NSEC_PER_SEC);
+	assert_int_equal(clock_now_ns(&f.vm->clock), now);
+	assert_int_equal(fake.runs[0], runs);
+	vmm_resume(f.vm);
+	sim_advance(&f.host, NSEC_PER_MSEC);
+	assert_in_range(clock_now_ns(&f.vm->clock), now + 1, now + 2 * NSEC_PER_MSEC);
+	assert_true(fake.runs[0] > runs);
+	finish(&f);
+}
+
+static void stop_reaches_a_paused_machine(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 4, 1);
+	start(&f);
+	vmm_pause(f.vm);
+	vmm_stop(f.vm);
+	assert_int_equal(wait_end(&f).end, VMM_STOPPED);
+	vmm_resume(f.vm);
+	finish(&f);
+}
+
+static void sleeps_until_its_deadline(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 1, 1);
+	fake.act[0] = HALT_UNTIL;
+	fake.wake_at_ns = 5 * NSEC_PER_MSEC;
+	start(&f);
+	sim_advance(&f.host, NSEC_PER_SEC);
+	assert_in_range(fake.woke_at_ns, 5 * NSEC_PER_MSEC, 5 * NSEC_PER_MSEC + 10);
+	assert_true(fake.runs[0] < 5); /* it slept, it did not poll */
+	finish(&f);
+}
+
+static void icount_skips_sleep(void **state)
+{
+	struct fixture f;
+	uint64_t before;
+
+	prepare(&f, 1, 1);
+	f.cfg.clock = CLOCK_ICOUNT;
+	fake.act[0] = HALT_UNTIL;
+	fake.wake_at_ns = 1000 * NSEC_PER_SEC;
+	create(&f);
+	before = f.host.ops->now_ns(f.host.ctx);
+	assert_int_equal(vmm_start(f.vm, f.why, sizeof(f.why)), 0);
+	sim_settle(&f.host);
+	assert_int_equal(fake.woke_at_ns, 1000 * NSEC_PER_SEC);
+	assert_int_equal(f.host.ops->now_ns(f.host.ctx), before);
+	finish(&f);
+}
+
+static void post_wakes_a_sleeper(void **state)
+{
+	struct fixture f;
+	unsigned runs;
+
+	prepare(&f, 2, 1);
+	fake.act[0] = fake.act[1] = HALT;
+	start(&f);
+	sim_advance(&f.host, NSEC_PER_MSEC);
+	runs = fake.runs[1];
+	vcpu_post(f.vm->vcpu[1], VCPU_INTR);
+	/* The engine takes this kind of event; the fake one does it here. */
+	sim_settle(&f.host);
+	atomic_fetch_and(&f.vm->vcpu[1]->events, ~(uint32_t)VCPU_ENGINE_EVENTS);
+	assert_true(fake.runs[1] > runs);
+	finish(&f);
+}
+
+static void debugger_stops_steps_and_resumes(void **state)
+{
+	struct fixture f;
+	unsigned runs;
+
+	prepare(&f, 3, 1);
+	fake.act[1] = BREAK_ONCE;
+	fake.act[2] = HALT;
+	start(&f);
+	sim_advance(&f.host, NSEC_PER_MSEC);
+	assert_int_equal(debugger.stops, 1);
+	assert_int_equal(debugger.vcpu, 1);
+	assert_int_equal(debugger.detail, 0xb9);
+
+	runs = fake.runs[0];
+	assert_int_equal(vmm_step(f.vm, 1), 0);
+	sim_advance(&f.host, NSEC_PER_MSEC);
+	assert_int_equal(debugger.stops, 2);
+	assert_int_equal(debugger.detail, 0x57e9);
+	assert_int_equal(fake.runs[0], runs); /* the others stayed parked */
+
+	vmm_resume(f.vm);
+	sim_advance(&f.host, NSEC_PER_MSEC);
+	assert_true(fake.runs[0] > runs);
+	vmm_stop(f.vm);
+	assert_int_equal(wait_end(&f).end, VMM_STOPPED);
+	finish(&f);
+}
+
+/* Whatever is refused, at whatever point, leaves nothing behind. */
+static void every_failure_is_clean(void **state)
+{
+	static const enum sim_failure what[] = { SIM_FAIL_ALLOC, SIM_FAIL_MAP, SIM_FAIL_TIMER,
+						 SIM_FAIL_THREAD };
+
+	for (unsigned w = 0; w < ARRAY_SIZE(what); w++) {
+		for (unsigned nth = 1; nth < 40; nth++) {
+			struct fixture f;
+			int err;
+
+			prepare(&f, 3, 2);
+			f.cfg.prefault = true;
+			sim_fail(&f.host, what[w], nth);
+			err = vmm_create(&f.host, &f.cfg, &f.vm, f.why, sizeof(f.why));
+			if (!err)
+				err = vmm_start(f.vm, f.why, sizeof(f.why));
+			if (err)
+				assert_true(f.why[0]);
+			else
+				nth = 40; /* there are no more calls to fail */
+			finish(&f);
+		}
+	}
+}
+
+static void engine_failures_are_clean(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 3, 1);
+	fake.create_err = -ENOMEM;
+	assert_int_equal(vmm_create(&f.host, &f.cfg, &f.vm, f.why, sizeof(f.why)), -ENOMEM);
+	finish(&f);
+
+	prepare(&f, 3, 1);
+	fake.vcpu_err = -ENOMEM;
+	create(&f);
+	assert_int_equal(vmm_start(f.vm, f.why, sizeof(f.why)), -ENOMEM);
+	finish(&f);
+}
+
+static void refuses_contradictions(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 2, 1);
+	f.cfg.clock = CLOCK_ICOUNT;
+	assert_int_equal(vmm_create(&f.host, &f.cfg, &f.vm, f.why, sizeof(f.why)), -EINVAL);
+	assert_non_null(strstr(f.why, "--cpus 1"));
+	f.cfg.clock = CLOCK_HOST;
+	f.cfg.topo.vcpus = 3;
+	assert_int_equal(vmm_create(&f.host, &f.cfg, &f.vm, f.why, sizeof(f.why)), -EINVAL);
+	finish(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(runs_and_stops),
+		cmocka_unit_test(destroys_what_never_started),
+		cmocka_unit_test(destroys_what_still_runs),
+		cmocka_unit_test(each_vcpu_is_bound_to_its_pu),
+		cmocka_unit_test(ends_as_the_guest_asks),
+		cmocka_unit_test(reboots),
+		cmocka_unit_test(first_request_wins),
+		cmocka_unit_test(pause_holds_time_and_guests),
+		cmocka_unit_test(stop_reaches_a_paused_machine),
+		cmocka_unit_test(sleeps_until_its_deadline),
+		cmocka_unit_test(icount_skips_sleep),
+		cmocka_unit_test(post_wakes_a_sleeper),
+		cmocka_unit_test(debugger_stops_steps_and_resumes),
+		cmocka_unit_test(every_failure_is_clean),
+		cmocka_unit_test(engine_failures_are_clean),
+		cmocka_unit_test(refuses_contradictions),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,348 @@
+/*
+ * device.c - devices as the machine holds them: allocation, locks, timers, and
+ * the services of devices/device.h.
+ *
+ * Lock order: device, then interrupt line, then interrupt controller (itself a
+ * device), then vcpu_post(). A device lock is never taken with another one held,
+ * but for a controller's.
+ */
+#include "core/device_core.h"
+
+#include "core/vm.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#define LOG_LINE_BYTES 256
+
+static void dev_lock(struct dev *d)
+{
+	if (!d->type->concurrent)
+		lock_take(&d->vm->host, &d->lock);
+}
+
+static void dev_unlock(struct dev *d)
+{
+	if (!d->type->concurrent)
+		lock_release(&d->vm->host, &d->lock);
+}
+
+/*
+ * The clock may call for a deadline that the device has replaced since: then the
+ * new one is still ahead, and will call by itself.
+ */
+static void dev_timer_fired(void *arg)
+{
+	struct dev *d = arg;
+
+	dev_lock(d);
+	if (d->deadline_ns <= dev_now(d)) {
+		d->deadline_ns = HOST_FOREVER;
+		d->type->timer(d);
+	}
+	dev_unlock(d);
+}
+
+static int dev_add_regions(struct dev *d)
+{
+	for (unsigned i = 0; i < DEV_REGIONS_MAX; i++) {
+		const struct dev_region *r = &d->type->region[i];
+		struct bus *b = r->bus == BUS_PIO ? &d->vm->pio : &d->vm->mmio;
+		int err = r->bytes ? bus_add(b, r->base, r->bytes, d, REGION(i)) : 0;
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int dev_init(struct dev *d)
+{
+	const struct device_type *t = d->type;
+	struct vm *vm = d->vm;
+	int err = 0;
+
+	if (t->irq_in && vm->nr_intcs == ARRAY_SIZE(vm->intc))
+		return -ENOSPC;
+	if (t->timer)
+		err = clock_timer_init(&d->timer, &vm->clock, d->host_node, dev_timer_fired, d);
+	if (err)
+		return err;
+	if (t->init)
+		err = t->init(d);
+	if (err)
+		goto out_timer;
+	err = dev_add_regions(d);
+	if (err)
+		goto out_init;
+	if (t->irq_in)
+		vm->intc[vm->nr_intcs++] = d;
+	return 0;
+
+out_init:
+	if (t->destroy)
+		t->destroy(d);
+out_timer:
+	if (t->timer)
+		clock_timer_destroy(&d->timer);
+	return err;
+}
+
+int dev_create(struct vm *vm, const struct device_type *t, int host_node, struct dev **out)
+{
+	size_t bytes = sizeof(struct dev) + t->state_size;
+	struct dev *d = vm->host.ops->alloc(vm->host.ctx, bytes, host_node);
+	int err;
+
+	if (!d)
+		return -ENOMEM;
+	d->type = t;
+	d->vm = vm;
+	d->source = vm->nr_devs;
+	d->bytes = bytes;
+	d->host_node = host_node;
+	d->deadline_ns = HOST_FOREVER;
+	err = dev_init(d);
+	if (err) {
+		vm->host.ops->free(vm->host.ctx, d, bytes);
+		return err;
+	}
+	*out = d;
+	return 0;
+}
+
+void dev_destroy(struct dev *d)
+{
+	const struct host *h;
+
+	if (!d)
+		return;
+	h = &d->vm->host;
+	if (d->type->timer)
+		clock_timer_destroy(&d->timer);
+	if (d->type->destroy)
+		d->type->destroy(d);
+	h->ops->free(h->ctx, d, d->bytes);
+}
+
+/* --- calls into a device ------------------------------------------------------ */
+
+void dev_reset(struct dev *d)
+{
+	if (!d->type->reset)
+		return;
+	dev_lock(d);
+	d->type->reset(d);
+	dev_unlock(d);
+}
+
+size_t dev_input(struct dev *d, const uint8_t *buf, size_t bytes)
+{
+	size_t taken;
+
+	if (!d->type->input)
+		return 0;
+	dev_lock(d);
+	taken = d->type->input(d, buf, bytes);
+	dev_unlock(d);
+	return taken;
+}
+
+int dev_snapshot(struct dev *d, struct snap *s)
+{
+	int err;
+
+	if (!d->type->snapshot)
+		return 0;
+	dev_lock(d);
+	err = d->type->snapshot(d, s);
+	dev_unlock(d);
+	return err;
+}
+
+uint64_t dev_read(struct dev *d, uint64_t off, unsigned size)
+{
+	uint64_t val;
+
+	if (!d->type->read)
+		return UINT64_MAX;
+	dev_lock(d);
+	val = d->type->read(d, off, size);
+	dev_unlock(d);
+	return val;
+}
+
+void dev_write(struct dev *d, uint64_t off, unsigned size, uint64_t val)
+{
+	if (!d->type->write)
+		return;
+	dev_lock(d);
+	d->type->write(d, off, size, val);
+	dev_unlock(d);
+}
+
+void dev_irq_in(struct dev *d, unsigned gsi, bool level)
+{
+	dev_lock(d);
+	d->type->irq_in(d, gsi, level);
+	dev_unlock(d);
+}
+
+void dev_eoi(struct dev *d, uint8_t vector)
+{
+	if (!d->type->eoi)
+		return;
+	dev_lock(d);
+	d->type->eoi(d, vector);
+	dev_unlock(d);
+}
+
+int dev_ack(struct dev *d)
+{
+	int vector;
+
+	if (!d->type->ack)
+		return -ENOENT;
+	dev_lock(d);
+	vector = d->type->ack(d);
+	dev_unlock(d);
+	return vector;
+}
+
+/* --- what a device asks for ------------------------------------------------------ */
+
+void *dev_state(struct dev *d)
+{
+	return d->state;
+}
+
+uint64_t dev_now(struct dev *d)
+{
+	return clock_now_ns(&d->vm->clock);
+}
+
+void dev_timer_set(struct dev *d, uint64_t deadline_ns)
+{
+	if (d->deadline_ns == deadline_ns)
+		return;
+	d->deadline_ns = deadline_ns;
+	clock_timer_arm(&d->timer, deadline_ns);
+}
+
+void dev_timer_cancel(struct dev *d)
+{
+	dev_timer_set(d, HOST_FOREVER);
+}
+
+void dev_irq(struct dev *d, bool level)
+{
+	dev_irq_line(d, 0, level);
+}
+
+void dev_irq_line(struct dev *d, unsigned line, bool level)
+{
+	int gsi = d->type->gsi[line];
+
+	if (gsi >= 0)
+		irq_set(d->vm, (unsigned)gsi, d->source, level);
+}
+
+void dev_msi(struct dev *d, uint64_t addr, uint32_t data)
+{
+	d->vm->engine->msi(d->vm, addr, data);
+}
+
+void dev_extint(struct dev *d, bool level)
+{
+	d->vm->engine->extint(d->vm, level);
+}
+
+void dev_output(struct dev *d, const uint8_t *buf, size_t bytes)
+{
+	const struct vmm_config *cfg = &d->vm->cfg;
+
+	if (cfg->console)
+		cfg->console(cfg->arg, buf, bytes);
+}
+
+void dev_input_ready(struct dev *d)
+{
+	const struct vmm_config *cfg = &d->vm->cfg;
+
+	if (cfg->console_ready)
+		cfg->console_ready(cfg->arg);
+}
+
+void dev_request_reset(struct dev *d)
+{
+	vm_request(d->vm, VM_REQ_RESET, 0);
+}
+
+void dev_request_poweroff(struct dev *d)
+{
+	vm_request(d->vm, VM_REQ_POWEROFF, 0);
+}
+
+void dev_request_exit(struct dev *d, uint8_t value)
+{
+	vm_request(d->vm, VM_REQ_EXIT, value);
+}
+
+unsigned dev_vcpus(struct dev *d)
+{
+	return d->vm->topo.nr_vcpus;
+}
+
+uint64_t dev_ram_bytes(struct dev *d)
+{
+	return d->vm->gmem.ram_bytes;
+}
+
+uint64_t dev_low_ram_bytes(struct dev *d)
+{
+	const struct gmem *m = &d->vm->gmem;
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < m->nr_slots && m->slot[i].gpa < GIB(4); i++)
+		bytes += m->slot[i].bytes;
+	return bytes;
+}
+
+uint64_t dev_wall_ns(struct dev *d)
+{
+	return clock_wall_ns(&d->vm->clock);
+}
+
+/*
+ * Lock-free, because concurrent devices log too: two threads that open a window
+ * at once may let a few lines more through.
+ */
+static bool dev_log_allowed(struct dev *d)
+{
+	const struct host *h = &d->vm->host;
+	uint64_t now = h->ops->now_ns(h->ctx);
+	uint32_t dropped;
+
+	if (now - d->log_window_ns >= DEV_LOG_WINDOW_NS || !d->log_lines) {
+		dropped = atomic_exchange(&d->log_lines, 0);
+		d->log_window_ns = now;
+		if (dropped > DEV_LOG_BURST)
+			host_log(h, LOG_WARN, "%s: %u lines not shown", d->type->name,
+				 dropped - DEV_LOG_BURST);
+	}
+	return atomic_fetch_add(&d->log_lines, 1) < DEV_LOG_BURST;
+}
+
+void dev_log(struct dev *d, enum log_level level, const char *fmt, ...)
+{
+	char line[LOG_LINE_BYTES];
+	va_list ap;
+
+	if (!dev_log_allowed(d))
+		return;
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	host_log(&d->vm->host, level, "%s: %s", d->type->name, line);
+}

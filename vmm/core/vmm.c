@@ -1,0 +1,378 @@
+/*
+ * vmm.c - building a machine and taking it apart; the small public calls.
+ *
+ * vmm_create() builds in one order, vmm_destroy() takes apart in the reverse
+ * one and copes with whatever is missing, so that every error path is the same.
+ */
+#include "vmm.h"
+
+#include "boot/layout.h"
+#include "core/device_core.h"
+#include "core/vm.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static int check_config(const struct vmm_config *cfg, char *why, size_t why_bytes)
+{
+	const struct plan *p = cfg->plan;
+
+	if (!cfg->name || !cfg->engine || !p || !p->nr_vcpus || p->nr_vcpus > VMM_VCPUS_MAX ||
+	    !p->nr_memory || p->nr_memory > PLAN_NODES_MAX || p->nr_vcpus != cfg->topo.vcpus ||
+	    p->nr_memory != cfg->topo.nodes) {
+		snprintf(why, why_bytes, "plan and topology disagree: %u and %u CPUs",
+			 p ? p->nr_vcpus : 0, cfg->topo.vcpus);
+		return -EINVAL;
+	}
+	if (cfg->clock == CLOCK_ICOUNT && p->nr_vcpus != 1) {
+		snprintf(why, why_bytes,
+			 "clock icount was asked for with %u CPUs: instructions are one clock only "
+			 "on one CPU; use --cpus 1 or --clock host",
+			 p->nr_vcpus);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* --- memory ----------------------------------------------------------------- */
+
+static int map_memory(struct vm *vm, char *why, size_t why_bytes)
+{
+	const struct host *h = &vm->host;
+	struct layout layout;
+	uint64_t used[PLAN_NODES_MAX] = { 0 };
+	int err;
+
+	for (unsigned i = 0; i < vm->plan.nr_memory; i++) {
+		const struct plan_memory *pm = &vm->plan.memory[i];
+
+		err = h->ops->mem_map(h->ctx, pm->bytes, pm->host_node, &vm->region[i]);
+		if (err) {
+			snprintf(why, why_bytes,
+				 "cannot map %llu MiB of guest memory on host node %d: %s; ask for "
+				 "less --memory or another node",
+				 (unsigned long long)(pm->bytes >> 20), pm->host_node,
+				 strerror(-err));
+			return err;
+		}
+		vm->nr_regions++;
+	}
+	layout_ram(&layout, &vm->topo);
+	for (unsigned i = 0; i < layout.nr_ranges; i++) {
+		const struct layout_range *r = &layout.range[i];
+
+		if (used[r->node] + r->bytes > vm->region[r->node].bytes)
+			return -EINVAL; /* the plan gave this node less than the topology */
+		err = gmem_add(&vm->gmem, r->gpa, r->bytes,
+			       (uint8_t *)vm->region[r->node].base + used[r->node], r->node);
+		if (err)
+			return err;
+		used[r->node] += r->bytes;
+	}
+	return 0;
+}
+
+struct prefault_job {
+	struct vm *vm;
+	unsigned region;
+	struct host_thread *thread;
+	int err;
+};
+
+static void prefault_thread(void *arg)
+{
+	struct prefault_job *j = arg;
+	const struct host *h = &j->vm->host;
+	struct host_mem *m = &j->vm->region[j->region];
+
+	j->err = h->ops->mem_prefault(h->ctx, m, 0, m->bytes);
+}
+
+/* All nodes at once, each by a thread that runs where the node's vCPUs will. */
+static int prefault_memory(struct vm *vm, char *why, size_t why_bytes)
+{
+	const struct host *h = &vm->host;
+	struct prefault_job job[PLAN_NODES_MAX];
+	int err = 0;
+
+	for (unsigned i = 0; i < vm->nr_regions; i++) {
+		struct pu_set pus;
+		struct host_thread_attr attr = { .name = "prefault",
+						 .fn = prefault_thread,
+						 .arg = &job[i] };
+
+		job[i] = (struct prefault_job){ .vm = vm, .region = i };
+		pu_set_clear(&pus);
+		for (unsigned v = 0; v < vm->nr_vcpus; v++)
+			if (vm->plan.vcpu[v].guest_node == i)
+				pu_set_add(&pus, vm->plan.vcpu[v].pu);
+		if (pu_set_count(&pus))
+			attr.pus = &pus;
+		job[i].err = h->ops->thread_create(h->ctx, &attr, &job[i].thread);
+	}
+	for (unsigned i = 0; i < vm->nr_regions; i++) {
+		if (job[i].thread)
+			h->ops->thread_join(h->ctx, job[i].thread);
+		if (!job[i].err || err)
+			continue;
+		err = job[i].err;
+		snprintf(why, why_bytes,
+			 "cannot prefault %llu MiB on host node %d: %s; ask for less --memory",
+			 (unsigned long long)(vm->region[i].bytes >> 20), vm->region[i].node,
+			 strerror(-err));
+	}
+	return err;
+}
+
+/* --- parts ------------------------------------------------------------------- */
+
+static int create_vcpus(struct vm *vm)
+{
+	const struct host *h = &vm->host;
+
+	vm->vcpu = calloc(vm->plan.nr_vcpus, sizeof(struct vcpu *));
+	if (!vm->vcpu)
+		return -ENOMEM;
+	for (unsigned i = 0; i < vm->plan.nr_vcpus; i++) {
+		const struct plan_vcpu *pv = &vm->plan.vcpu[i];
+		struct vcpu *c = h->ops->alloc(h->ctx, sizeof(*c), pv->host_node);
+
+		if (!c)
+			return -ENOMEM;
+		c->vm = vm;
+		c->id = i;
+		c->apic_id = vm->topo.vcpu[i].apic_id;
+		c->guest_node = pv->guest_node;
+		c->host_node = pv->host_node;
+		pu_set_add(&c->pus, pv->pu);
+		c->sched.id = i;
+		c->sched.pu = pv->pu;
+		sched_dedicated.admit(&c->sched);
+		vm->vcpu[i] = c;
+		vm->nr_vcpus++;
+	}
+	return 0;
+}
+
+static int create_devices(struct vm *vm, char *why, size_t why_bytes)
+{
+	for (const struct device_type *const *t = device_types; *t; t++) {
+		int err;
+
+		if (vm->nr_devs == VM_DEVICES_MAX)
+			return -ENOSPC;
+		err = dev_create(vm, *t, vm->plan.memory[0].host_node, &vm->dev[vm->nr_devs]);
+		if (err) {
+			snprintf(why, why_bytes, "cannot create device %s: %s", (*t)->name,
+				 strerror(-err));
+			return err;
+		}
+		vm->nr_devs++;
+	}
+	for (unsigned i = 0; i < vm->nr_devs; i++)
+		dev_reset(vm->dev[i]);
+	return 0;
+}
+
+static int load_images(struct vm *vm, char *why, size_t why_bytes)
+{
+	const struct vmm_config *cfg = &vm->cfg;
+	struct boot_request *b = &vm->boot;
+
+	*b = (struct boot_request){
+		.gmem = &vm->gmem,
+		.topo = &vm->topo,
+		.kernel = cfg->kernel,
+		.initrd = cfg->initrd,
+		.nr_modules = cfg->nr_modules,
+		.cmdline = cfg->cmdline ? cfg->cmdline : "",
+	};
+	memcpy(b->module, cfg->module, sizeof(b->module));
+	return boot_load(b, &vm->boot_state, why, why_bytes);
+}
+
+static int build(struct vm *vm, char *why, size_t why_bytes)
+{
+	struct cpuid_request creq = { .topo = &vm->topo };
+	int err;
+
+	err = check_config(&vm->cfg, why, why_bytes);
+	if (err)
+		return err;
+	vm->plan = *vm->cfg.plan;
+	vm->cfg.plan = &vm->plan;
+
+	err = vm->engine->probe(&vm->host, why, why_bytes);
+	if (err)
+		return err;
+	err = clock_init(&vm->clock, &vm->host, vm->cfg.clock);
+	if (err)
+		return err;
+	err = topo_build(&vm->topo, &vm->cfg.topo, why, why_bytes);
+	if (err)
+		return err;
+	err = map_memory(vm, why, why_bytes);
+	if (err)
+		return err;
+
+	creq.tsc_khz = vm->clock.khz;
+	creq.gpa_end = vm->gmem.end;
+	creq.overrides = vm->cfg.cpu_overrides;
+	err = cpuid_build(&vm->cpuid, &creq, why, why_bytes);
+	if (err)
+		return err;
+
+	err = create_vcpus(vm);
+	if (err)
+		return err;
+	if (vm->cfg.clock == CLOCK_ICOUNT)
+		vm->clock.attention = &vm->vcpu[0]->attention;
+	if (vm->cfg.prefault) {
+		err = prefault_memory(vm, why, why_bytes);
+		if (err)
+			return err;
+	}
+	err = vm->engine->create(vm);
+	if (err)
+		return err;
+	vm->engine_made = true;
+	err = create_devices(vm, why, why_bytes);
+	if (err)
+		return err;
+	return load_images(vm, why, why_bytes);
+}
+
+int vmm_create(const struct host *host, const struct vmm_config *cfg, struct vm **out, char *why,
+	       size_t why_bytes)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+	int err;
+
+	if (why_bytes)
+		why[0] = '\0';
+	if (!vm)
+		return -ENOMEM;
+	vm->host = *host;
+	vm->cfg = *cfg;
+	vm->engine = cfg->engine;
+	vm->created_ns = host->ops->now_ns(host->ctx);
+	err = build(vm, why, why_bytes);
+	if (err) {
+		if (why_bytes && !why[0])
+			snprintf(why, why_bytes, "cannot build the machine: %s", strerror(-err));
+		vmm_destroy(vm);
+		return err;
+	}
+	*out = vm;
+	return 0;
+}
+
+/* Devices go before vCPUs: until their timers are gone they may post to one. */
+void vmm_destroy(struct vm *vm)
+{
+	const struct host *h;
+
+	if (!vm)
+		return;
+	h = &vm->host;
+	vm_end_threads(vm);
+	for (unsigned i = vm->nr_devs; i-- > 0;)
+		dev_destroy(vm->dev[i]);
+	for (unsigned i = 0; i < vm->nr_vcpus; i++) {
+		if (vm->vcpu[i]->engine_data)
+			vm->engine->vcpu_destroy(vm->vcpu[i]);
+	}
+	if (vm->engine_made)
+		vm->engine->destroy(vm);
+	for (unsigned i = 0; i < vm->nr_vcpus; i++)
+		h->ops->free(h->ctx, vm->vcpu[i], sizeof(struct vcpu));
+	for (unsigned i = 0; i < vm->nr_regions; i++)
+		h->ops->mem_unmap(h->ctx, &vm->region[i]);
+	free(vm->vcpu);
+	free(vm);
+}
+
+/* --- small calls -------------------------------------------------------------- */
+
+void vmm_nmi(struct vm *vm, unsigned vcpu)
+{
+	vm->engine->nmi(vm->vcpu[vcpu]);
+}
+
+size_t vmm_console_input(struct vm *vm, const uint8_t *buf, size_t bytes)
+{
+	for (unsigned i = 0; i < vm->nr_devs; i++)
+		if (vm->dev[i]->type->input)
+			return dev_input(vm->dev[i], buf, bytes);
+	return 0;
+}
+
+unsigned vmm_vcpus(const struct vm *vm)
+{
+	return vm->nr_vcpus;
+}
+
+uint64_t vmm_stat(struct vm *vm, unsigned vcpu, enum vcpu_stat id)
+{
+	return stat_get(&vm->vcpu[vcpu]->stats, id);
+}
+
+uint64_t vmm_startup_ns(const struct vm *vm)
+{
+	uint64_t first = atomic_load(&vm->first_insn_ns);
+
+	return first > vm->created_ns ? first - vm->created_ns : 0;
+}
+
+void vmm_get_state(struct vm *vm, unsigned vcpu, struct cpu_state *s)
+{
+	vm->engine->get_state(vm->vcpu[vcpu], s);
+}
+
+int vmm_set_state(struct vm *vm, unsigned vcpu, const struct cpu_state *s)
+{
+	return vm->engine->set_state(vm->vcpu[vcpu], s);
+}
+
+enum copy_dir { GVA_READ, GVA_WRITE };
+
+static int copy_gva(struct vm *vm, unsigned vcpu, enum copy_dir dir, uint64_t gva, uint8_t *buf,
+		    size_t bytes)
+{
+	while (bytes) {
+		size_t n = MIN(bytes, PAGE_SIZE - (gva & ~PAGE_MASK));
+		uint64_t gpa;
+		int err = vm->engine->translate(vm->vcpu[vcpu], gva, &gpa);
+
+		if (!err && dir == GVA_READ)
+			err = gmem_read(&vm->gmem, gpa, buf, n);
+		else if (!err)
+			err = gmem_write(&vm->gmem, gpa, buf, n);
+		if (err)
+			return err;
+		if (dir == GVA_WRITE)
+			vm->engine->code_changed(vm, gpa, n);
+		gva += n;
+		buf += n;
+		bytes -= n;
+	}
+	return 0;
+}
+
+int vmm_read_gva(struct vm *vm, unsigned vcpu, uint64_t gva, void *buf, size_t bytes)
+{
+	return copy_gva(vm, vcpu, GVA_READ, gva, buf, bytes);
+}
+
+/* @buf is only read from: the shared walk takes both directions. */
+int vmm_write_gva(struct vm *vm, unsigned vcpu, uint64_t gva, const void *buf, size_t bytes)
+{
+	return copy_gva(vm, vcpu, GVA_WRITE, gva, (uint8_t *)(uintptr_t)buf, bytes);
+}
+
+int vmm_debug_point(struct vm *vm, bool add, enum debug_point_kind kind, uint64_t gva,
+		    unsigned bytes)
+{
+	return vm->engine->debug_point(vm, add, kind, gva, bytes);
+}
