@@ -634,6 +634,13 @@ bool stub_low(const struct cpu *c)
 	return s->used + CODE_RESERVE > s->code.bytes || s->nr_stubs > TABLE_SLOTS * 3 / 4;
 }
 
+static void serialise(void)
+{
+	uint32_t eax = 0, ebx, ecx = 0, edx;
+
+	__asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx) : : "memory");
+}
+
 void stub_flush(struct cpu *c)
 {
 	struct stub_cache *s = c->stubs;
@@ -641,10 +648,8 @@ void stub_flush(struct cpu *c)
 	memset(s->slot, 0, sizeof(s->slot));
 	s->used = 0;
 	s->nr_stubs = 0;
-	/* New code comes where old code ran: SDM vol. 3, 8.1.3 asks for a serialising instruction.
-	 */
-	c->vm->host.ops->sync_cores(c->vm->host.ctx);
-	__asm__ volatile("cpuid" : : "a"(0), "c"(0) : "rax", "rbx", "rcx", "rdx", "memory");
+	/* New code comes where old code ran: SDM vol. 3, 8.1.3 wants this thread serialised. */
+	serialise();
 }
 
 static const void *cache_find_or_add(struct stub_cache *s, const struct code *k)
