@@ -9,8 +9,8 @@
  *   mmu.c        page walks, software TLB, guest memory by linear address
  *   codemap.c    which pages hold decoded code; self- and cross-modifying code
  *   exception.c  raising and delivering exceptions and interrupts
- *   segment.c    descriptors, far transfers, IRET, task register
- *   system.c     privileged and system instructions; msr.c the MSRs
+ *   segment.c    descriptors, segment and task registers; far.c far transfers
+ *   system.c     privileged and system instructions; msr.c the MSRs; io.c ports
  *   lapic.c      local APIC;  pv.c the KVM paravirtual interface
  *
  * Everything here belongs to the vCPU's thread unless a comment says otherwise.
@@ -78,7 +78,9 @@ struct tlb_entry {
 	uint64_t addend; /* HVA = GVA + addend */
 };
 
-#define ASID_MAX 0xffeu
+#define ASID_MAX  0xffeu
+/* Alignment is checked, CPL 3: every access takes the slow path. Never in a tag. */
+#define ASID_NONE 0xffeu
 
 /* --- a pending fault -------------------------------------------------------- */
 
@@ -142,6 +144,7 @@ struct cpu {
 	bool slow_step;  /* TF, debugger's step, trace, debug points: one by one */
 	bool code_stale; /* this vCPU stored into decoded code: leave the block */
 	bool icount;     /* CLOCK_ICOUNT: the clock must follow insns */
+	uint8_t pauses;  /* PAUSE in a row */
 
 	struct cpu_state s;
 
@@ -188,8 +191,11 @@ void cpu_raise_db(struct cpu *c, uint64_t dr6_bits);
  * pushes the frame, follows nested faults to #DF. False: triple fault.
  */
 bool cpu_deliver_fault(struct cpu *c);
-/* INT n, INT3, INTO, INT1; s.rip is already the return address. */
-bool cpu_software_interrupt(struct cpu *c, uint8_t vector);
+/*
+ * INT n, INT3, INTO (@privileged: INT1); s.rip is already the return address.
+ * False: c->fault says why, and belongs to the instruction itself.
+ */
+bool cpu_software_interrupt(struct cpu *c, uint8_t vector, bool privileged);
 
 /*
  * Between instructions, when attention is set or an event may be due: posted
@@ -213,8 +219,7 @@ enum sys_result {
  */
 typedef enum sys_result sys_fn(struct cpu *c, const struct op *o);
 
-/* The handler for a ZydisMnemonic, or NULL. */
-sys_fn *sys_find(unsigned mnemonic);
+/* sys_decode() in sys.h finds the handlers. */
 
 /* Recompute cpl, mode, stack32, flat, ASIDs from s; after any change of them. */
 void cpu_update_mode(struct cpu *c);
