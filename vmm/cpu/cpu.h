@@ -149,6 +149,7 @@ struct cpu {
 	struct cpu_state s;
 
 	struct cpu_fault fault;
+	uint64_t insns_counted; /* what the statistics have seen of insns */
 	uint64_t clock_insns;   /* icount: what the clock has seen of insns */
 	struct vcpu_exit *exit; /* filled by whoever returns SYS_EXIT */
 	struct lapic *lapic;
