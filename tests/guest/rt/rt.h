@@ -31,6 +31,11 @@ void skip(const char *what, const char *why);
 void note(const char *fmt, ...) __printf(1, 2);
 _Noreturn void finish(void);
 _Noreturn void guest_exit(uint8_t value);
+/*
+ * Is this QEMU's translator, which leaves out checks that hardware makes? The
+ * programs are tried there, too.
+ */
+bool lax_machine(void);
 /* The number that follows NAME= on the command line, or the default. */
 unsigned long arg(const char *name, unsigned long otherwise);
 const char *command_line(void);
@@ -259,6 +264,9 @@ static inline struct fault *fault(void)
 /* ok when TRY() met this fault, with this error code, at its first instruction. */
 bool faulted(unsigned vector, unsigned long error, const char *what);
 
+/* The same, for traps: it points behind an instruction of this many bytes. */
+bool trapped(unsigned vector, unsigned bytes, const char *what);
+
 typedef void trap_handler(struct frame *f);
 /* NULL: unexpected again. Asked before TRY(). */
 void trap_set(unsigned vector, trap_handler *fn);
@@ -288,6 +296,31 @@ uint32_t pm_timer(void);
 void delay_us(uint32_t us);
 
 #ifdef __x86_64__
+/* --- paging (page.c) ------------------------------------------------------ */
+
+#define PAGE_BYTES 4096ul
+
+#define PTE_P     0x1ull
+#define PTE_W     0x2ull
+#define PTE_U     0x4ull
+#define PTE_A     0x20ull
+#define PTE_D     0x40ull
+#define PTE_LARGE 0x80ull
+#define PTE_G     0x100ull
+#define PTE_NX    (1ull << 63)
+#define PTE_ADDR  0x000ffffffffff000ull
+
+/* A zeroed page, identity mapped; for ever. */
+void *page_alloc(void);
+/*
+ * The entry for an address: of the last level (1), or of a large page's (2, 3), in
+ * the tables that CR3 points to. Tables on the way are made, large pages split, all of
+ * them accessible to users. Nothing is flushed.
+ */
+volatile uint64_t *page_entry(uint64_t va, unsigned level);
+/* One 4 KiB page, flushed on this CPU. */
+void page_map(uint64_t va, uint64_t pte);
+
 /* --- local APIC (apic.c) -------------------------------------------------- */
 
 enum apic_reg {

@@ -51,15 +51,25 @@ void trap(struct frame *f)
 		unexpected(f);
 }
 
-bool faulted(unsigned vector, unsigned long error, const char *what)
+static bool caught(unsigned vector, unsigned long error, long after, const char *what)
 {
 	const struct fault *f = fault();
+	long found = (long)(f->ip - f->start);
 
-	if (f->vector == vector &&
-	    (vector == TRAP_NONE || (f->error == error && f->ip == f->start)))
+	if (f->vector == vector && (vector == TRAP_NONE || (f->error == error && found == after)))
 		return ok(true, "%s", what);
-	return ok(false, "%s: found trap %u, error 0x%lx at +%ld, wanted %u, error 0x%lx", what,
-		  f->vector, f->error, (long)(f->ip - f->start), vector, error);
+	return ok(false, "%s: found trap %u, error 0x%lx at +%ld, wanted %u, error 0x%lx at +%ld",
+		  what, f->vector, f->error, found, vector, error, after);
+}
+
+bool faulted(unsigned vector, unsigned long error, const char *what)
+{
+	return caught(vector, error, 0, what);
+}
+
+bool trapped(unsigned vector, unsigned bytes, const char *what)
+{
+	return caught(vector, 0, (long)bytes, what);
 }
 
 void gate_set(unsigned vector, const void *entry, uint16_t selector, uint8_t type, uint8_t ist)
@@ -130,6 +140,7 @@ void cpu_setup(unsigned index)
 	c->gdt[SEL_USER_CODE64 / 8] = descriptor(0, 0xfffff, 0xfb, 0xa);
 	c->gdt[SEL_USER_DATA2 / 8] = descriptor(0, 0xfffff, 0xf3, 0xc);
 	asm volatile("lgdt %0" : : "m"(desc));
+	asm volatile("lldt %w0" : : "r"(0));
 	idt_load();
 	tss_setup(c);
 #ifdef __x86_64__
