@@ -287,6 +287,23 @@ void gate_set(unsigned vector, const void *entry, uint16_t selector, uint8_t typ
 uint64_t descriptor(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags);
 void cpu_setup(unsigned index);
 
+/* --- ring 3 (user.S) ------------------------------------------------------ */
+
+#define VECTOR_USER 0x81 /* INT 0x81 in ring 3 says: done */
+
+struct user_visit {
+	unsigned long ip, cs, flags, sp, ss;
+	unsigned long a, b; /* RAX, RCX */
+};
+
+/*
+ * Runs code in ring 3 until its first trap, which fault() then tells; on one CPU
+ * at a time. The pages must be the user's.
+ */
+void user_enter(const struct user_visit *v);
+/* user_enter() at @code with usual segments; faulted() may follow. */
+void user_try(const void *code, unsigned long a, unsigned long b);
+
 /* --- time (time.c) -------------------------------------------------------- */
 
 #define PM_TIMER_PORT 0x608
@@ -384,8 +401,8 @@ unsigned cpu_count(void);
 unsigned smp_start(void);
 /* fn on every CPU at once, this one included; returns when all are through. */
 void smp_run(void (*fn)(void));
-/* Every CPU that smp_run() runs on. */
-void barrier(void);
+/* Until as many CPUs as told have come; the same ones each time. */
+void barrier(unsigned count);
 
 static inline unsigned cpu_index(void)
 {
