@@ -164,6 +164,12 @@ static inline void sti_hlt_cli(void)
 	asm volatile("sti; hlt; cli" : : : "memory");
 }
 
+/* A moment in which interrupts may come in. */
+static inline void let_interrupts_in(void)
+{
+	asm volatile("sti; nop; pause; cli" : : : "memory");
+}
+
 static inline void pause(void)
 {
 	asm volatile("pause" : : : "memory");
