@@ -228,7 +228,8 @@ static void poke_and_call(void)
 
 		/* Values only grow, wherever they are read. */
 		if (got < low || got > high || got % 0x01010101)
-			mixed++;
+			if (!__atomic_fetch_add(&mixed, 1, __ATOMIC_SEQ_CST))
+				note("CPU %u: 0x%x, not 0x%x to 0x%x", cpu_index(), got, low, high);
 		pause();
 	}
 	cli();

@@ -223,7 +223,7 @@ struct cpu {
 	volatile unsigned long start;
 	unsigned index;
 	uint32_t apic_id;
-	struct fault fault;
+	volatile struct fault fault;
 	void (*volatile work)(void);
 	uint64_t gdt[GDT_ENTRIES];
 	uint32_t tss[26 + 2];
@@ -262,7 +262,7 @@ static inline struct cpu *this_cpu(void)
 			1) "\n776:\t" insns "\n777:\t" TRY_MOV " $0, " TRY_WORD(1) __VA_ARGS__);   \
 	} while (0)
 
-static inline struct fault *fault(void)
+static inline volatile struct fault *fault(void)
 {
 	return &this_cpu()->fault;
 }

@@ -57,7 +57,7 @@ void trap(struct frame *f)
 
 static bool caught(unsigned vector, unsigned long error, long after, const char *what)
 {
-	const struct fault *f = fault();
+	const volatile struct fault *f = fault();
 	long found = (long)(f->ip - f->start);
 
 	if (f->vector == vector && (vector == TRAP_NONE || (f->error == error && found == after)))
