@@ -12,6 +12,7 @@
 #include "host/sim/sim.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* --- the engine --------------------------------------------------------------- */
@@ -64,6 +65,7 @@ static int fake_run(struct vcpu *c, struct vcpu_exit *x)
 	struct host *h = &c->vm->host;
 
 	fake.runs[c->id]++;
+	atomic_fetch_and(&c->events, ~(uint32_t)VCPU_ENGINE_EVENTS);
 	x->reason = EXIT_KICK;
 	if (fake.stepping[c->id]) {
 		x->reason = EXIT_DEBUG;
@@ -72,8 +74,8 @@ static int fake_run(struct vcpu *c, struct vcpu_exit *x)
 	}
 	switch (fake.act[c->id]) {
 	case SPIN:
-		while (!atomic_exchange(&c->attention, 0))
-			h->ops->thread_yield(h->ctx);
+		while (!atomic_exchange(&c->attention, 0)) /* work takes time */
+			h->ops->wait(h->ctx, &c->attention, 0, h->ops->now_ns(h->ctx) + 1000);
 		return 0;
 	case HALT_UNTIL:
 		if (clock_now_ns(&c->vm->clock) >= fake.wake_at_ns) {
@@ -156,8 +158,10 @@ static const struct engine_ops fake_engine = {
 
 /* Multiboot 1, loaded by the address fields in its header: the smallest image. */
 static const uint32_t image[] = {
-	0x1badb002, 0x00010000, -(0x1badb002u + 0x00010000u), 0x100000, 0x100000, 0x100030,
-	0x100030,   0x100020,   0xf4f4f4f4,		       0,	 0,	   0,
+	0x1badb002, 0x00010000, -(0x1badb002u + 0x00010000u),
+	0x100000,   0x100000,   0x100030,
+	0x100030,   0x100020,   0xf4f4f4f4,
+	0,          0,          0,
 };
 
 static struct {
@@ -198,9 +202,9 @@ static void prepare(struct fixture *f, unsigned vcpus, unsigned nodes)
 		.debug_stop = on_debug_stop,
 	};
 	for (unsigned i = 0; i < vcpus; i++)
-		f->plan.vcpu[i] = (struct plan_vcpu){
-			.pu = i, .guest_node = i * nodes / vcpus, .host_node = 0
-		};
+		f->plan.vcpu[i] = (struct plan_vcpu){ .pu = i,
+						      .guest_node = i * nodes / vcpus,
+						      .host_node = 0 };
 	for (unsigned i = 0; i < nodes; i++) {
 		f->plan.memory[i] = (struct plan_memory){ i, (int)i, MIB(8) };
 		f->cfg.topo.node_memory_bytes[i] = MIB(8);
@@ -438,9 +442,7 @@ static void post_wakes_a_sleeper(void **state)
 	sim_advance(&f.host, NSEC_PER_MSEC);
 	runs = fake.runs[1];
 	vcpu_post(f.vm->vcpu[1], VCPU_INTR);
-	/* The engine takes this kind of event; the fake one does it here. */
 	sim_settle(&f.host);
-	atomic_fetch_and(&f.vm->vcpu[1]->events, ~(uint32_t)VCPU_ENGINE_EVENTS);
 	assert_true(fake.runs[1] > runs);
 	finish(&f);
 }

@@ -19,6 +19,7 @@ struct topo_cache {
 	uint16_t line_bytes;
 	uint16_t ways;
 	uint16_t shared_by; /* vCPUs that share one, in APIC ID order */
+	uint8_t apic_bits;  /* their APIC IDs differ in this many low bits only */
 };
 
 struct topo_vcpu {
