@@ -46,6 +46,9 @@ struct ipi_message {
 int ipi_create(struct vm *vm, struct ipi **out);
 void ipi_destroy(struct vm *vm, struct ipi *f);
 
+/* The machine's fabric; soft.c knows where the engine keeps it. */
+struct ipi *vm_ipi(struct vm *vm);
+
 /* Returns how many vCPUs took it. */
 unsigned ipi_send(struct ipi *f, const struct ipi_message *m);
 /* The vCPU with this APIC ID, or NULL. */

@@ -149,7 +149,19 @@ struct cpu {
 	struct cpu_state s;
 
 	struct cpu_fault fault;
+	uint64_t insns_counted; /* what the statistics have seen of insns */
 	uint64_t clock_insns;   /* icount: what the clock has seen of insns */
+
+	/* debug.c */
+	struct {
+		bool points;    /* DR7 or a debugger has some */
+		bool stepping;  /* a debugger's single step */
+		bool trap;      /* TF was set before the instruction */
+		uint8_t hits;   /* data and port points it met: bits of DR6 */
+		bool watch_hit; /* the same for a debugger's */
+		uint64_t watch_gva;
+	} debug;
+
 	struct vcpu_exit *exit; /* filled by whoever returns SYS_EXIT */
 	struct lapic *lapic;
 	struct block_cache *blocks;

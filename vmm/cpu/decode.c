@@ -269,9 +269,9 @@ static pick_fn *const pickers[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 
 /* --- features ------------------------------------------------------------------------ */
 
-#define NEVER	  0 /* what is not in the table */
-#define ALWAYS	  UINT8_MAX
-#define HAS(f)	  (CPU_##f + 1)
+#define NEVER     0 /* what is not in the table */
+#define ALWAYS    UINT8_MAX
+#define HAS(f)    (CPU_##f + 1)
 #define ISA(name) ZYDIS_ISA_SET_##name
 
 _Static_assert(CPU_FEATURE_COUNT + 1 < ALWAYS, "features are named in 8 bits");
@@ -569,7 +569,7 @@ static bool fill_handler(struct decoding *d)
 
 static enum decode_result refuse(struct decoding *d, unsigned off, op_fn *fn)
 {
-	*d->op = (struct op){ .fn = fn, .off = (uint16_t)off };
+	*d->op = (struct op){ .fn = fn, .off = (uint16_t)off, .len = 1 };
 	d->ends_block = true;
 	return fn == op_undefined ? DECODE_BAD : DECODE_LONG;
 }

@@ -87,6 +87,7 @@ static void enter(struct cpu *c, const struct gate *g)
 
 	if (g->masks)
 		clear |= RFLAGS_IF;
+	c->debug.trap = false; /* handlers are not single-stepped into */
 	sys_write_flags(c, cpu_rflags(c) & ~clear);
 	c->s.seg[SEG_CS] = g->cs;
 	c->s.rip = g->rip;
@@ -420,14 +421,16 @@ static void take_sipi(struct cpu *c)
 	cpu_update_mode(c);
 }
 
-/* EXTINT is a level and stays. */
+/* EXTINT is a level and stays; UNHALT waits for the HLT it is meant for. */
 static void take_signals(struct cpu *c)
 {
 	_Atomic uint32_t *signals = &c->vcpu->posted.signals;
-	uint32_t s = 0;
+	uint32_t kept = POSTED_EXTINT, s = 0;
 
-	if (atomic_load(signals) & ~POSTED_EXTINT)
-		s = atomic_fetch_and(signals, POSTED_EXTINT);
+	if (c->s.mp_state != MP_HALTED)
+		kept |= POSTED_UNHALT;
+	if (atomic_load(signals) & ~kept)
+		s = atomic_fetch_and(signals, kept);
 	if (s & POSTED_INIT)
 		take_init(c);
 	if (s & POSTED_SIPI)
@@ -436,7 +439,7 @@ static void take_signals(struct cpu *c)
 		mmu_flush_all(c);
 	if (s & POSTED_NMI)
 		c->s.nmi_pending = true;
-	if ((s & POSTED_UNHALT) && c->s.mp_state == MP_HALTED)
+	if (s & POSTED_UNHALT & ~kept)
 		c->s.mp_state = MP_RUNNING;
 }
 

@@ -341,8 +341,8 @@ enum sys_result sys_ret_far(struct cpu *c, const struct op *o)
 
 static void iret_flags(struct cpu *c, uint64_t flags, uint64_t mask, unsigned size)
 {
-	if (size > 2)
-		mask |= RFLAGS_RF;
+	if (size > 2 && c->debug.points)
+		mask |= RFLAGS_RF; /* matters to break points alone, and costs a slow step */
 	sys_write_flags(c, (cpu_rflags(c) & ~mask) | (flags & mask));
 	c->s.nmi_blocked = false;
 }
@@ -418,6 +418,7 @@ enum sys_result sys_syscall(struct cpu *c, const struct op *o)
 	c->s.rip = c->s.lstar;
 	c->s.seg[SEG_CS] = seg_flat(cs, 0, true, true);
 	c->s.seg[SEG_SS] = seg_flat((uint16_t)(cs + 8), 0, false, true);
+	c->debug.trap &= !(c->s.sfmask & RFLAGS_TF);
 	sys_write_flags(c, flags & ~(c->s.sfmask | RFLAGS_RF));
 	cpu_update_mode(c);
 	return SYS_JUMP;

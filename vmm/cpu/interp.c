@@ -29,10 +29,8 @@ void op_end(struct cpu *c, const struct op *o)
 /* Handlers outside see s.rip, and the clock where the instruction has it. */
 void op_system(struct cpu *c, const struct op *o)
 {
-	c->stop_op = o;
+	op_note(c, o);
 	c->s.rip = op_rip(c, o);
-	if (unlikely(c->icount))
-		cpu_sync_clock(c);
 
 	switch (o->sys(c, o)) {
 	case SYS_NEXT:

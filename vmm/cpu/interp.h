@@ -65,34 +65,40 @@ static inline void op_raise(struct cpu *c, const struct op *o, uint8_t vector)
 }
 
 /*
- * The linear address of the memory operand, all checks done that need no page
- * walk. Slow accesses begin here, so it notes where the block has got to.
- */
-static inline bool op_linear(struct cpu *c, const struct op *o, unsigned bytes,
-			     enum mmu_access access, uint64_t *gva)
-{
-	c->stop_op = o;
-	if (unlikely(c->icount))
-		cpu_sync_clock(c);
-	return mmu_linear(c, o->seg, op_ea(c, o), bytes, access, gva);
-}
-
-/*
  * Instructions retired so far, to the one being executed (exclusive). Exact in
- * system ops, in slow memory accesses and between blocks.
+ * system ops, after op_note() and between blocks.
  */
 static inline uint64_t cpu_insns(const struct cpu *c)
 {
-	return c->insns + (c->block_ops ? (uint64_t)(c->stop_op - c->block_ops) : 0);
+	return c->insns + (uint64_t)(c->stop_op - c->block_ops);
 }
 
-/* CLOCK_ICOUNT: the guest clock has counted as far as cpu_insns(). */
+/* CLOCK_ICOUNT: let the guest clock count as far as cpu_insns(). */
 static inline void cpu_sync_clock(struct cpu *c)
 {
 	uint64_t now = cpu_insns(c);
 
 	clock_advance(&c->vm->clock, now - c->clock_insns);
 	c->clock_insns = now;
+}
+
+/* Before a slow access, which may reach a device: note where the block has got to. */
+static inline void op_note(struct cpu *c, const struct op *o)
+{
+	c->stop_op = o;
+	if (unlikely(c->icount))
+		cpu_sync_clock(c);
+}
+
+/*
+ * The linear address of the memory operand, all checks done that need no page
+ * walk.
+ */
+static inline bool op_linear(struct cpu *c, const struct op *o, unsigned bytes,
+			     enum mmu_access access, uint64_t *gva)
+{
+	op_note(c, o);
+	return mmu_linear(c, o->seg, op_ea(c, o), bytes, access, gva);
 }
 
 /* --- registers ---------------------------------------------------------------- */

@@ -47,7 +47,7 @@ static bool moved_linear(struct cpu *c, const struct op *o, s64 move, unsigned b
 {
 	u64 ea = op_ea(c, o) + (u64)move;
 
-	c->stop_op = o;
+	op_note(c, o);
 	if (o->flags & OP_ADDR32)
 		ea = (u32)ea;
 	else if (o->flags & OP_ADDR16)

@@ -105,7 +105,7 @@ op_fn *pick_jmp(struct decoding *d)
 static void call_general(struct cpu *c, const struct op *o, u64 rip)
 {
 	rip = cut_target(o, rip);
-	c->stop_op = o;
+	op_note(c, o);
 	if (!target_ok(c, rip) || !stack_push(c, o->size, op_next_rip(c, o)))
 		return op_fault(c, o);
 	c->s.rip = rip;
@@ -174,7 +174,7 @@ GENERAL void op_ret(struct cpu *c, const struct op *o)
 	u64 rsp = c->s.gpr[RSP], rip;
 
 	c->edge = EDGE_INDIRECT;
-	c->stop_op = o;
+	op_note(c, o);
 	if (!stack_pop(c, o->size, &rip))
 		return op_fault(c, o);
 	if (!target_ok(c, rip)) {

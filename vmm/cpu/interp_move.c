@@ -300,7 +300,7 @@ static void op_xlat(struct cpu *c, const struct op *o)
 		ea = (u32)ea;
 	else if (o->flags & OP_ADDR16)
 		ea = (u16)ea;
-	c->stop_op = o;
+	op_note(c, o);
 	if (!mmu_linear(c, o->seg, ea, 1, MMU_READ, &gva) || !mmu_read_u8(c, gva, &v))
 		return op_fault(c, o);
 	reg_set8(c, RAX * 8, v);

@@ -25,7 +25,7 @@
 
 GENERAL void push_general(struct cpu *c, const struct op *o, u64 v)
 {
-	c->stop_op = o;
+	op_note(c, o);
 	if (!stack_push(c, o->size, v))
 		return op_fault(c, o);
 	return op_stored(c, o);
@@ -38,7 +38,7 @@ GENERAL void pop_general(struct cpu *c, const struct op *o)
 {
 	u64 v;
 
-	c->stop_op = o;
+	op_note(c, o);
 	if (!stack_pop(c, o->size, &v))
 		return op_fault(c, o);
 	reg_set(c, o->rm, o->size, v);
@@ -94,7 +94,7 @@ static void op_pop_mem(struct cpu *c, const struct op *o)
 {
 	u64 rsp = c->s.gpr[RSP], v, gva;
 
-	c->stop_op = o;
+	op_note(c, o);
 	if (!stack_pop(c, o->size, &v))
 		return op_fault(c, o);
 	if (!op_linear(c, o, o->size, MMU_WRITE, &gva) || !mem_write(c, gva, o->size, v)) {
@@ -137,7 +137,7 @@ static void op_pusha(struct cpu *c, const struct op *o)
 	u64 rsp = c->s.gpr[RSP];
 	unsigned i;
 
-	c->stop_op = o;
+	op_note(c, o);
 	for (i = 0; i < 8; i++) {
 		if (!stack_push(c, o->size, i == RSP ? rsp : c->s.gpr[i])) {
 			c->s.gpr[RSP] = rsp;
@@ -152,7 +152,7 @@ static void op_popa(struct cpu *c, const struct op *o)
 	u64 rsp = c->s.gpr[RSP], v[8];
 	int i;
 
-	c->stop_op = o;
+	op_note(c, o);
 	for (i = 7; i >= 0; i--) {
 		if (!stack_pop(c, o->size, &v[i])) {
 			c->s.gpr[RSP] = rsp;
@@ -169,7 +169,7 @@ static void op_leave_frame(struct cpu *c, const struct op *o)
 {
 	u64 rsp = c->s.gpr[RSP], v;
 
-	c->stop_op = o;
+	op_note(c, o);
 	stack_set(c, c->s.gpr[RBP]);
 	if (!stack_pop(c, o->size, &v)) {
 		c->s.gpr[RSP] = rsp;
@@ -211,7 +211,7 @@ static void op_enter(struct cpu *c, const struct op *o)
 	u64 rsp = c->s.gpr[RSP], frame;
 	unsigned level = o->aux & 31;
 
-	c->stop_op = o;
+	op_note(c, o);
 	if (!stack_push(c, o->size, c->s.gpr[RBP]))
 		goto fault;
 	frame = c->s.gpr[RSP];

@@ -24,13 +24,13 @@ static bool repeats(const struct op *o)
 
 static bool source(struct cpu *c, const struct op *o, u64 *gva)
 {
-	c->stop_op = o;
+	op_note(c, o);
 	return mmu_linear(c, o->seg, reg_get(c, RSI, addr_bytes(o)), o->size, MMU_READ, gva);
 }
 
 static bool destination(struct cpu *c, const struct op *o, enum mmu_access access, u64 *gva)
 {
-	c->stop_op = o;
+	op_note(c, o);
 	return mmu_linear(c, SEG_ES, reg_get(c, RDI, addr_bytes(o)), o->size, access, gva);
 }
 

@@ -23,6 +23,12 @@ void pv_destroy(struct cpu *c);
 bool pv_rdmsr(struct cpu *c, uint32_t msr, uint64_t *v, bool *ok);
 bool pv_wrmsr(struct cpu *c, uint32_t msr, uint64_t v, bool *ok);
 
+/* The MSRs in c->s were set from outside: INIT, a loader, a snapshot. */
+void pv_restore(struct cpu *c);
+
+/* Let another thread have the PU; what it takes counts as steal time. */
+void pv_yield(struct cpu *c);
+
 /* The guest's TSC or the rate of time changed: rewrite the clock page. */
 void pv_clock_update(struct cpu *c);
 

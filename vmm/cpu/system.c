@@ -6,6 +6,7 @@
 #include "cpu/debug.h"
 #include "cpu/lapic.h"
 #include "cpu/mmu.h"
+#include "cpu/pv.h"
 #include "cpu/segment.h"
 #include "cpu/soft.h"
 #include "cpu/sys.h"
@@ -317,11 +318,9 @@ enum sys_result sys_hlt(struct cpu *c, const struct op *o)
 /* A spinning vCPU may keep the one it waits for from its PU. */
 enum sys_result sys_pause(struct cpu *c, const struct op *o)
 {
-	const struct host *h = &c->vm->host;
-
 	if (++c->pauses >= SPIN_PAUSES) {
 		c->pauses = 0;
-		h->ops->thread_yield(h->ctx);
+		pv_yield(c);
 	}
 	return SYS_NEXT;
 }
