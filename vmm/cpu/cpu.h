@@ -151,6 +151,7 @@ struct cpu {
 	struct cpu_fault fault;
 	uint64_t insns_counted; /* what the statistics have seen of insns */
 	uint64_t clock_insns;   /* icount: what the clock has seen of insns */
+
 	/* debug.c */
 	struct {
 		bool points;    /* DR7 or a debugger has some */

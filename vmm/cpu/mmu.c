@@ -693,8 +693,7 @@ static void target_write(struct cpu *c, const struct target *t, const void *buf,
 		return;
 	}
 	ram_write(t->hva, buf, bytes);
-	if (codemap_is_code(map, t->gpa))
-		codemap_written(map, c, t->gpa, bytes);
+	codemap_written(map, c, t->gpa, bytes);
 }
 
 static uint64_t next_page(const struct cpu *c, uint64_t gva, unsigned first, enum priv p, bool sys)
@@ -804,7 +803,7 @@ void mmu_rmw_done(struct cpu *c, uint64_t gva, unsigned bytes)
 
 	if (likely(tlb_slot(c, gva)->write == tlb_key(c, gva, bytes)))
 		return;
-	if (!mmu_translate(c, gva, &gpa) && codemap_is_code(map, gpa))
+	if (!mmu_translate(c, gva, &gpa))
 		codemap_written(map, c, gpa, bytes);
 	debug_access(c, gva, bytes, MMU_WRITE);
 }
