@@ -260,6 +260,9 @@ static inline void op_rmw_end(struct cpu *c, const struct op *o, struct rmw *m)
 	return op_stored(c, o);
 }
 
+/* What hardly ever runs stays out of the others' cache lines. */
+#define COLD __attribute__((cold, noinline))
+
 /* General halves are called, never inlined: the plain ones stay without a frame. */
 #define GENERAL __attribute__((noinline)) static
 
