@@ -32,7 +32,7 @@ static inline int machine_make(struct machine *m, unsigned vcpus, unsigned nodes
 
 	memset(&m->gmem, 0, sizeof(m->gmem));
 	for (unsigned n = 0; n < nodes; n++)
-		r.node_memory_bytes[n] = bytes / nodes;
+		r.node_memory_bytes[n] = bytes / nodes & PAGE_MASK;
 	if (topo_build(&m->topo, &r, why, sizeof(why)))
 		return -1;
 	layout_ram(&l, &m->topo);
