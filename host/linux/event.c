@@ -24,6 +24,7 @@ struct host_timer {
 	uint64_t deadline_ns;
 	unsigned slot; /* in e->heap, when armed */
 	bool armed;
+	bool dying; /* being destroyed: its last callback may not arm it again */
 };
 
 struct host_linux_watch {
@@ -147,7 +148,7 @@ static void run_timers(struct event_thread *e)
 	while (e->nr_armed && !e->stop) {
 		struct host_timer *t = e->heap[0];
 
-		if (t->deadline_ns > clock_mono_ns(NULL))
+		if (t->deadline_ns > linux_clock_mono_ns(NULL))
 			break;
 		heap_remove(e, t);
 		run_callback(e, t, t->fn, t->arg);
@@ -221,10 +222,10 @@ static int event_thread_start(struct event_thread *e, int node)
 	snprintf(name, sizeof(name), "event %d", MAX(node, 0));
 	if (e->host->many_nodes && node_pus(node, &pus))
 		attr.pus = &pus;
-	err = thread_create(e->host, &attr, &e->thread);
+	err = linux_thread_create(e->host, &attr, &e->thread);
 	if (err == -EINVAL && attr.pus) {
 		attr.pus = NULL; /* none of the node's PUs is ours to use */
-		err = thread_create(e->host, &attr, &e->thread);
+		err = linux_thread_create(e->host, &attr, &e->thread);
 	}
 	return err;
 }
@@ -284,7 +285,7 @@ static int event_thread_get(struct linux_host *h, int node, struct event_thread 
 	return err;
 }
 
-void event_threads_stop(struct linux_host *h)
+void linux_event_threads_stop(struct linux_host *h)
 {
 	for (unsigned i = 0; i < EVENT_NODES_MAX; i++) {
 		struct event_thread *e = h->event[i];
@@ -295,7 +296,7 @@ void event_threads_stop(struct linux_host *h)
 		e->stop = true;
 		program(e, 1);
 		pthread_mutex_unlock(&e->lock);
-		thread_join(h, e->thread);
+		linux_thread_join(h, e->thread);
 		event_thread_free(e);
 	}
 }
@@ -317,8 +318,8 @@ static int heap_reserve(struct event_thread *e)
 	return 0;
 }
 
-int event_timer_create(void *ctx, int node, void (*fn)(void *arg), void *arg,
-		       struct host_timer **out)
+int linux_event_timer_create(void *ctx, int node, void (*fn)(void *arg), void *arg,
+			     struct host_timer **out)
 {
 	struct event_thread *e;
 	struct host_timer *t;
@@ -344,13 +345,13 @@ int event_timer_create(void *ctx, int node, void (*fn)(void *arg), void *arg,
 	return 0;
 }
 
-void event_timer_arm(void *ctx, struct host_timer *t, uint64_t deadline_ns)
+void linux_event_timer_arm(void *ctx, struct host_timer *t, uint64_t deadline_ns)
 {
 	struct event_thread *e = t->e;
 
 	pthread_mutex_lock(&e->lock);
 	heap_remove(e, t);
-	if (deadline_ns != HOST_FOREVER) {
+	if (deadline_ns != HOST_FOREVER && !t->dying) {
 		t->deadline_ns = deadline_ns;
 		heap_add(e, t);
 		/* A later deadline needs nothing: the thread wakes early and looks. */
@@ -360,7 +361,7 @@ void event_timer_arm(void *ctx, struct host_timer *t, uint64_t deadline_ns)
 	pthread_mutex_unlock(&e->lock);
 }
 
-void event_timer_destroy(void *ctx, struct host_timer *t)
+void linux_event_timer_destroy(void *ctx, struct host_timer *t)
 {
 	struct event_thread *e;
 
@@ -368,9 +369,9 @@ void event_timer_destroy(void *ctx, struct host_timer *t)
 		return;
 	e = t->e;
 	pthread_mutex_lock(&e->lock);
+	t->dying = true;
 	heap_remove(e, t);
 	wait_callback(e, t);
-	heap_remove(e, t); /* its last run may have armed it again */
 	e->nr_timers--;
 	pthread_mutex_unlock(&e->lock);
 	free(t);

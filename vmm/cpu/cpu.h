@@ -9,8 +9,8 @@
  *   mmu.c        page walks, software TLB, guest memory by linear address
  *   codemap.c    which pages hold decoded code; self- and cross-modifying code
  *   exception.c  raising and delivering exceptions and interrupts
- *   segment.c    descriptors, far transfers, IRET, task register
- *   system.c     privileged and system instructions; msr.c the MSRs
+ *   segment.c    descriptors, segment and task registers; far.c far transfers
+ *   system.c     privileged and system instructions; msr.c the MSRs; io.c ports
  *   lapic.c      local APIC;  pv.c the KVM paravirtual interface
  *
  * Everything here belongs to the vCPU's thread unless a comment says otherwise.
@@ -78,7 +78,9 @@ struct tlb_entry {
 	uint64_t addend; /* HVA = GVA + addend */
 };
 
-#define ASID_MAX 0xffeu
+#define ASID_MAX  0xffeu
+/* Alignment is checked, CPL 3: every access takes the slow path. Never in a tag. */
+#define ASID_NONE 0xffeu
 
 /* --- a pending fault -------------------------------------------------------- */
 
@@ -142,10 +144,24 @@ struct cpu {
 	bool slow_step;  /* TF, debugger's step, trace, debug points: one by one */
 	bool code_stale; /* this vCPU stored into decoded code: leave the block */
 	bool icount;     /* CLOCK_ICOUNT: the clock must follow insns */
+	uint8_t pauses;  /* PAUSE in a row */
 
 	struct cpu_state s;
 
 	struct cpu_fault fault;
+	uint64_t insns_counted; /* what the statistics have seen of insns */
+	uint64_t clock_insns;   /* icount: what the clock has seen of insns */
+
+	/* debug.c */
+	struct {
+		bool points;    /* DR7 or a debugger has some */
+		bool stepping;  /* a debugger's single step */
+		bool trap;      /* TF was set before the instruction */
+		uint8_t hits;   /* data and port points it met: bits of DR6 */
+		bool watch_hit; /* the same for a debugger's */
+		uint64_t watch_gva;
+	} debug;
+
 	struct vcpu_exit *exit; /* filled by whoever returns SYS_EXIT */
 	struct lapic *lapic;
 	struct block_cache *blocks;
@@ -187,8 +203,11 @@ void cpu_raise_db(struct cpu *c, uint64_t dr6_bits);
  * pushes the frame, follows nested faults to #DF. False: triple fault.
  */
 bool cpu_deliver_fault(struct cpu *c);
-/* INT n, INT3, INTO, INT1; s.rip is already the return address. */
-bool cpu_software_interrupt(struct cpu *c, uint8_t vector);
+/*
+ * INT n, INT3, INTO (@privileged: INT1); s.rip is already the return address.
+ * False: c->fault says why, and belongs to the instruction itself.
+ */
+bool cpu_software_interrupt(struct cpu *c, uint8_t vector, bool privileged);
 
 /*
  * Between instructions, when attention is set or an event may be due: posted
@@ -212,8 +231,7 @@ enum sys_result {
  */
 typedef enum sys_result sys_fn(struct cpu *c, const struct op *o);
 
-/* The handler for a ZydisMnemonic, or NULL. */
-sys_fn *sys_find(unsigned mnemonic);
+/* sys_decode() in sys.h finds the handlers. */
 
 /* Recompute cpl, mode, stack32, flat, ASIDs from s; after any change of them. */
 void cpu_update_mode(struct cpu *c);

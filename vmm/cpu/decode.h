@@ -37,20 +37,43 @@ enum decode_result {
 	DECODE_BAD    /* #UD */
 };
 
-void decode_init(void);
+/* What decides how bytes are read, and with the bytes' place names a block. */
+enum decode_key { DECODE_REAL_16, DECODE_16, DECODE_32, DECODE_64, DECODE_KEYS };
+
+static inline enum decode_key decode_key_of(const struct cpu *c)
+{
+	switch (c->mode) {
+	case MODE_64:
+		return DECODE_64;
+	case MODE_32:
+		return DECODE_32;
+	default:
+		return c->s.cr0 & CR0_PE ? DECODE_16 : DECODE_REAL_16;
+	}
+}
+
+struct decoder {
+	ZydisDecoder zydis;
+};
+
+void decoder_init(struct decoder *dec, enum decode_key key, const struct cpuid_model *m);
 
 /*
- * Decodes the @bytes bytes at @buf for the cpu's mode. *d->op is filled whole
- * unless the result is DECODE_SHORT; @off is its place in its page.
+ * Decodes the instruction at @buf for d->cpu, of which @bytes bytes are there; @off
+ * is its place in its page. *d->op is filled whole unless the result is DECODE_SHORT:
+ * what is not an instruction gets a handler that raises the exception.
  */
-enum decode_result decode_insn(struct decoding *d, const uint8_t *buf, unsigned bytes,
-			       unsigned off);
+enum decode_result decode_insn(struct decoding *d, const struct decoder *dec, const uint8_t *buf,
+			       unsigned bytes, unsigned off);
 
 /*
  * For pickers: brings the first two operands into o->rm (destination or only
  * register), o->reg (the other one) and o->imm, byte registers by offset.
  */
 enum shape decode_shape(struct decoding *d);
+/* Numbers of general (any width) and segment registers; OP_NO_REG and SEG_DS for none. */
+uint8_t decode_gpr(ZydisRegister r);
+uint8_t decode_seg(ZydisRegister r);
 /* A register operand as integer handlers want it. */
 uint8_t decode_reg(const struct decoding *d, unsigned operand);
 

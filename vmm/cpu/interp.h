@@ -65,23 +65,40 @@ static inline void op_raise(struct cpu *c, const struct op *o, uint8_t vector)
 }
 
 /*
+ * Instructions retired so far, to the one being executed (exclusive). Exact in
+ * system ops, after op_note() and between blocks.
+ */
+static inline uint64_t cpu_insns(const struct cpu *c)
+{
+	return c->insns + (uint64_t)(c->stop_op - c->block_ops);
+}
+
+/* CLOCK_ICOUNT: let the guest clock count as far as cpu_insns(). */
+static inline void cpu_sync_clock(struct cpu *c)
+{
+	uint64_t now = cpu_insns(c);
+
+	clock_advance(&c->vm->clock, now - c->clock_insns);
+	c->clock_insns = now;
+}
+
+/* Before a slow access, which may reach a device: note where the block has got to. */
+static inline void op_note(struct cpu *c, const struct op *o)
+{
+	c->stop_op = o;
+	if (unlikely(c->icount))
+		cpu_sync_clock(c);
+}
+
+/*
  * The linear address of the memory operand, all checks done that need no page
- * walk. Slow accesses begin here, so it notes where the block has got to.
+ * walk.
  */
 static inline bool op_linear(struct cpu *c, const struct op *o, unsigned bytes,
 			     enum mmu_access access, uint64_t *gva)
 {
-	c->stop_op = o;
+	op_note(c, o);
 	return mmu_linear(c, o->seg, op_ea(c, o), bytes, access, gva);
-}
-
-/*
- * Instructions retired so far, to the one being executed (exclusive). Exact in
- * system ops, in slow memory accesses and between blocks.
- */
-static inline uint64_t cpu_insns(const struct cpu *c)
-{
-	return c->insns + (c->block_ops ? (uint64_t)(c->stop_op - c->block_ops) : 0);
 }
 
 /* --- registers ---------------------------------------------------------------- */
@@ -216,7 +233,37 @@ OP_ACCESSORS(16)
 OP_ACCESSORS(32)
 OP_ACCESSORS(64)
 
-/* The cold halves of handlers stay out of the hot ones' cache lines. */
+/*
+ * A general read-modify-write of the memory operand, begun and ended. Between
+ * the two the handler works on *rmw_begin(), which is guest memory itself or,
+ * across pages and for devices, a copy; with OP_LOCK under the machine's lock.
+ */
+struct rmw {
+	uint64_t gva;
+	uint64_t fl; /* flags before, in force again when the write faults */
+	uint64_t copy[2] __attribute__((aligned(16)));
+	unsigned bytes;
+	bool direct;
+};
+
+/* NULL: fault pending. */
+void *rmw_begin(struct cpu *c, const struct op *o, unsigned bytes, struct rmw *m);
+void *rmw_begin_at(struct cpu *c, const struct op *o, uint64_t gva, unsigned bytes, struct rmw *m);
+/* False: fault pending, flags are as before; registers are the caller's business. */
+bool rmw_end(struct cpu *c, const struct op *o, struct rmw *m);
+
+/* The usual last line of a general read-modify-write handler. */
+static inline void op_rmw_end(struct cpu *c, const struct op *o, struct rmw *m)
+{
+	if (!rmw_end(c, o, m))
+		return op_fault(c, o);
+	return op_stored(c, o);
+}
+
+/* What hardly ever runs stays out of the others' cache lines. */
 #define COLD __attribute__((cold, noinline))
+
+/* General halves are called, never inlined: the plain ones stay without a frame. */
+#define GENERAL __attribute__((noinline)) static
 
 #endif

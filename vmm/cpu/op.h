@@ -30,13 +30,13 @@ enum op_flags {
  */
 struct op {
 	op_fn *fn;
-	uint64_t imm; /* sign-extended immediate; far targets: offset */
+	uint64_t imm; /* sign-extended immediate; direct far targets: offset */
 	union {
 		sys_fn *sys;
 		const void *stub;
-		uint64_t aux; /* handlers' own; far targets: selector */
+		uint64_t aux; /* handlers' own */
 	};
-	int32_t disp;
+	int32_t disp;      /* direct far targets: selector */
 	uint16_t off;      /* of its first byte, within its page */
 	uint16_t mnemonic; /* ZydisMnemonic */
 	uint16_t flags;    /* enum op_flags */
