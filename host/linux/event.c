@@ -24,6 +24,7 @@ struct host_timer {
 	uint64_t deadline_ns;
 	unsigned slot; /* in e->heap, when armed */
 	bool armed;
+	bool dying; /* being destroyed: its last callback may not arm it again */
 };
 
 struct host_linux_watch {
@@ -350,7 +351,7 @@ void linux_event_timer_arm(void *ctx, struct host_timer *t, uint64_t deadline_ns
 
 	pthread_mutex_lock(&e->lock);
 	heap_remove(e, t);
-	if (deadline_ns != HOST_FOREVER) {
+	if (deadline_ns != HOST_FOREVER && !t->dying) {
 		t->deadline_ns = deadline_ns;
 		heap_add(e, t);
 		/* A later deadline needs nothing: the thread wakes early and looks. */
@@ -368,9 +369,9 @@ void linux_event_timer_destroy(void *ctx, struct host_timer *t)
 		return;
 	e = t->e;
 	pthread_mutex_lock(&e->lock);
+	t->dying = true;
 	heap_remove(e, t);
 	wait_callback(e, t);
-	heap_remove(e, t); /* its last run may have armed it again */
 	e->nr_timers--;
 	pthread_mutex_unlock(&e->lock);
 	free(t);
