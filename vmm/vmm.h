@@ -42,7 +42,7 @@ struct vmm_config {
 	unsigned nr_modules;
 	const char *cmdline;
 
-	/* Guest console output; from any thread, serialised by the device's lock. */
+	/* Guest console output; from any thread, one call at a time. */
 	void (*console)(void *arg, const uint8_t *buf, size_t bytes);
 	/* Bytes refused by vmm_console_input() are welcome now. May be NULL. */
 	void (*console_ready)(void *arg);

@@ -50,7 +50,7 @@ static void block_del(struct sim *s, struct sim_block **list, const void *base, 
 	free(b);
 }
 
-/* --- mappings ----------------------------------------------------------------------- */
+/* --- mappings ---------------------------------------------------------------- */
 
 static int memfd_map(uint64_t bytes, int *fd, void **base)
 {
@@ -110,7 +110,7 @@ int sim_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t by
 	return 0;
 }
 
-/* --- allocations: from the C library, so that the address sanitizer sees overruns --------- */
+/* --- allocations: from the C library, so that the address sanitizer sees overruns --- */
 
 void *sim_alloc(void *ctx, size_t bytes, int node)
 {
@@ -141,7 +141,7 @@ void sim_free(void *ctx, void *p, size_t bytes)
 	free(p);
 }
 
-/* --- code --------------------------------------------------------------------------- */
+/* --- code -------------------------------------------------------------------- */
 
 static int code_map(size_t bytes, struct host_code *out)
 {
@@ -192,9 +192,10 @@ void sim_code_unmap(void *ctx, struct host_code *code)
 	*code = (struct host_code){ 0 };
 }
 
-/* --- the end ------------------------------------------------------------------------ */
+/* --- the end ----------------------------------------------------------------- */
 
-static unsigned count_left(struct sim_block **list, const char *what)
+/* Named, and given back: leak checkers should speak of other leaks. */
+static unsigned count_left(struct sim_block **list, const char *what, bool mapped)
 {
 	unsigned left = 0;
 	struct sim_block *b;
@@ -203,6 +204,10 @@ static unsigned count_left(struct sim_block **list, const char *what)
 		fprintf(stderr, "sim: %s of %llu bytes was left behind\n", what,
 			(unsigned long long)b->bytes);
 		*list = b->next;
+		if (mapped)
+			munmap(b->base, b->bytes);
+		else
+			free(b->base);
 		free(b);
 		left++;
 	}
@@ -211,6 +216,7 @@ static unsigned count_left(struct sim_block **list, const char *what)
 
 unsigned memory_stop(struct sim *s)
 {
-	return count_left(&s->allocs, "an allocation") + count_left(&s->maps, "a mapping") +
-	       count_left(&s->codes, "a code mapping");
+	return count_left(&s->allocs, "an allocation", false) +
+	       count_left(&s->maps, "a mapping", true) +
+	       count_left(&s->codes, "a code mapping", true);
 }

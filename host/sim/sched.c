@@ -26,7 +26,7 @@ struct host_thread *sim_self(struct sim *s)
 	return t;
 }
 
-/* --- passing the baton ------------------------------------------------------------ */
+/* --- passing the baton ------------------------------------------------------- */
 
 /* MOV to the instruction stream done by others is seen after this: see sync_cores. */
 static void serialize(void)
@@ -144,7 +144,7 @@ static void maybe_preempt(struct sim *s)
 		hand_over(s, self, find_next(s, self));
 }
 
-/* --- threads ------------------------------------------------------------------------ */
+/* --- threads ----------------------------------------------------------------- */
 
 static void *thread_main(void *arg)
 {
@@ -313,7 +313,7 @@ void sim_wake(void *ctx, _Atomic uint32_t *word, unsigned count)
 		maybe_preempt(s);
 }
 
-/* --- time ------------------------------------------------------------------------------ */
+/* --- time -------------------------------------------------------------------- */
 
 uint64_t sim_now_ns(void *ctx)
 {
@@ -448,7 +448,7 @@ void sim_timer_destroy(void *ctx, struct host_timer *t)
 	timer_free(t);
 }
 
-/* --- beginning and end --------------------------------------------------------------- */
+/* --- beginning and end ------------------------------------------------------- */
 
 void sched_start(struct sim *s)
 {

@@ -60,7 +60,7 @@ bool sim_thread_pus(const struct host *h, const char *name, struct pu_set *pus)
 	return false;
 }
 
-/* --- small operations ------------------------------------------------------------------ */
+/* --- small operations -------------------------------------------------------- */
 
 static void sim_thread_set_gs(void *ctx, void *base)
 {
@@ -135,7 +135,7 @@ static int sim_topology(void *ctx, struct machine_model *out)
 	return 0;
 }
 
-/* --- log -------------------------------------------------------------------------------- */
+/* --- log --------------------------------------------------------------------- */
 
 static void sim_log_line(void *ctx, enum log_level level, const char *line)
 {
@@ -165,7 +165,7 @@ void sim_log_clear(const struct host *h)
 	((struct sim *)h->ctx)->log_bytes = 0;
 }
 
-/* --- beginning and end ------------------------------------------------------------------ */
+/* --- beginning and end ------------------------------------------------------- */
 
 static const struct host_ops sim_ops = {
 	.name = "sim",

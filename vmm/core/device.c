@@ -22,10 +22,18 @@ static void dev_lock(struct dev *d)
 		lock_take(&d->vm->host, &d->lock);
 }
 
+/* Whoever has input may hand it over from inside console_ready(): not under the lock. */
 static void dev_unlock(struct dev *d)
 {
-	if (!d->type->concurrent)
-		lock_release(&d->vm->host, &d->lock);
+	const struct vmm_config *cfg = &d->vm->cfg;
+	bool ready = d->input_ready;
+
+	if (d->type->concurrent)
+		return;
+	d->input_ready = false;
+	lock_release(&d->vm->host, &d->lock);
+	if (ready && cfg->console_ready)
+		cfg->console_ready(cfg->arg);
 }
 
 /*
@@ -126,7 +134,7 @@ void dev_destroy(struct dev *d)
 	h->ops->free(h->ctx, d, d->bytes);
 }
 
-/* --- calls into a device ------------------------------------------------------ */
+/* --- calls into a device ----------------------------------------------------- */
 
 void dev_reset(struct dev *d)
 {
@@ -210,7 +218,7 @@ int dev_ack(struct dev *d)
 	return vector;
 }
 
-/* --- what a device asks for ------------------------------------------------------ */
+/* --- what a device asks for -------------------------------------------------- */
 
 void *dev_state(struct dev *d)
 {
@@ -260,18 +268,18 @@ void dev_extint(struct dev *d, bool level)
 
 void dev_output(struct dev *d, const uint8_t *buf, size_t bytes)
 {
-	const struct vmm_config *cfg = &d->vm->cfg;
+	struct vm *vm = d->vm;
 
-	if (cfg->console)
-		cfg->console(cfg->arg, buf, bytes);
+	if (!vm->cfg.console)
+		return;
+	lock_take(&vm->host, &vm->console_lock);
+	vm->cfg.console(vm->cfg.arg, buf, bytes);
+	lock_release(&vm->host, &vm->console_lock);
 }
 
 void dev_input_ready(struct dev *d)
 {
-	const struct vmm_config *cfg = &d->vm->cfg;
-
-	if (cfg->console_ready)
-		cfg->console_ready(cfg->arg);
+	d->input_ready = true;
 }
 
 void dev_request_reset(struct dev *d)

@@ -27,6 +27,7 @@ struct dev {
 	struct lock lock;         /* guards all below, and the state unless concurrent */
 	struct clock_timer timer; /* only if the type has a timer handler */
 	uint64_t deadline_ns;     /* HOST_FOREVER: not armed */
+	bool input_ready;         /* tell the embedder when the lock is free */
 
 	_Atomic uint64_t log_window_ns; /* host time at which the window opened */
 	_Atomic uint32_t log_lines;     /* in this window */

@@ -60,6 +60,8 @@ struct vm {
 		uint32_t sources;
 	} line[GSI_COUNT];
 
+	struct lock console_lock; /* around cfg.console(): several devices write; taken last */
+
 	/*
 	 * Life. request and parked are written by any thread without a lock; the
 	 * rest is guarded by lock. change counts what waiters wait for.

@@ -146,6 +146,8 @@ static int pm_snapshot(struct dev *d, struct snap *s)
 {
 	struct acpi_pm *p = dev_state(d);
 
+	if (!snap_loading(s))
+		pm_update(d);
 	snap_u16(s, &p->status);
 	snap_u16(s, &p->enable);
 	snap_u16(s, &p->control);

@@ -53,7 +53,7 @@ struct pic {
 	bool output;         /* last told to dev_extint() */
 };
 
-/* --- one chip -------------------------------------------------------------------- */
+/* --- one chip ---------------------------------------------------------------- */
 
 static void chip_set_line(struct chip *c, unsigned irq, bool level)
 {
@@ -209,7 +209,7 @@ static uint8_t chip_read(struct chip *c, bool is_data, bool is_master)
 	return c->read_isr ? c->isr : c->irr;
 }
 
-/* --- the pair ----------------------------------------------------------------------- */
+/* --- the pair ---------------------------------------------------------------- */
 
 /* After any change: the slave's output to the master, the master's to the processor. */
 static void pic_update(struct dev *d)

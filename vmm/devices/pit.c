@@ -162,7 +162,7 @@ static uint32_t decode_count(const struct channel *c, uint16_t raw)
 	return is_periodic(c) ? MAX(v, 2) : v; /* 1 is illegal there */
 }
 
-/* --- channel 0 and the machine --------------------------------------------------------- */
+/* --- channel 0 and the machine ----------------------------------------------- */
 
 /* The next rising edge of the output after @now, or HOST_FOREVER. */
 static uint64_t next_edge(const struct channel *c, uint64_t now)
@@ -215,7 +215,7 @@ static void output_changed(struct dev *d)
 	arm(d, 0);
 }
 
-/* --- programming ------------------------------------------------------------------------- */
+/* --- programming ------------------------------------------------------------- */
 
 static void start(struct channel *c, uint64_t now)
 {
@@ -378,7 +378,7 @@ static void pit_write(struct dev *d, uint64_t off, unsigned size, uint64_t val)
 	}
 }
 
-/* --- reading -------------------------------------------------------------------------------- */
+/* --- reading ----------------------------------------------------------------- */
 
 static uint8_t read_channel(struct channel *c, uint64_t now)
 {
@@ -433,7 +433,7 @@ static void pit_reset(struct dev *d)
 	dev_timer_cancel(d);
 }
 
-/* --- snapshot --------------------------------------------------------------------------------- */
+/* --- snapshot ---------------------------------------------------------------- */
 
 static void channel_snapshot(struct channel *c, struct snap *s)
 {

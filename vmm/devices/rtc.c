@@ -89,7 +89,7 @@ struct clock_time {
 	unsigned hour, minute, second;
 };
 
-/* --- the calendar ------------------------------------------------------------------------ */
+/* --- the calendar ------------------------------------------------------------ */
 
 static int64_t floor_div(int64_t a, int64_t b)
 {
@@ -132,7 +132,7 @@ static void time_of(int64_t seconds, struct clock_time *t)
 	t->second = rest % 60;
 }
 
-/* --- bytes and numbers -------------------------------------------------------------------- */
+/* --- bytes and numbers ------------------------------------------------------- */
 
 static uint8_t encode(const struct rtc *r, unsigned v)
 {
@@ -185,8 +185,7 @@ static int64_t load_time(const struct rtc *r)
 	       decode(r, c[SECONDS]);
 }
 
-/* --- time --------------------------------------------------------------------------------------
- */
+/* --- time -------------------------------------------------------------------- */
 
 static bool is_running(const struct rtc *r)
 {
@@ -243,8 +242,7 @@ static uint64_t periods_now(struct dev *d)
 	return ns ? dev_now(d) / ns : 0;
 }
 
-/* --- alarm ---------------------------------------------------------------------------------------
- */
+/* --- alarm ------------------------------------------------------------------- */
 
 /* The alarm's value of one field, -1 for any. */
 static int alarm_field(const struct rtc *r, enum cmos reg)
@@ -288,8 +286,7 @@ static int64_t next_alarm(const struct rtc *r, int64_t from)
 	}
 }
 
-/* --- flags, line and timer ---------------------------------------------------------------------
- */
+/* --- flags, line and timer --------------------------------------------------- */
 
 static void count_events(struct dev *d)
 {
@@ -354,8 +351,7 @@ static void rtc_update(struct dev *d)
 	dev_timer_set(d, asserted ? HOST_FOREVER : next_event(d));
 }
 
-/* --- registers ----------------------------------------------------------------------------------
- */
+/* --- registers --------------------------------------------------------------- */
 
 static bool is_time(unsigned reg)
 {
@@ -482,8 +478,7 @@ static void rtc_write(struct dev *d, uint64_t off, unsigned size, uint64_t val)
 	rtc_update(d);
 }
 
-/* --- beginning ---------------------------------------------------------------------------------
- */
+/* --- beginning --------------------------------------------------------------- */
 
 static void put(struct rtc *r, unsigned reg, unsigned bytes, uint64_t val)
 {
@@ -556,8 +551,12 @@ static void check_loaded(struct dev *d)
 static int rtc_snapshot(struct dev *d, struct snap *s)
 {
 	struct rtc *r = dev_state(d);
-	uint64_t offset = (uint64_t)r->offset_s, seconds = (uint64_t)r->seconds;
+	uint64_t offset, seconds;
 
+	if (!snap_loading(s))
+		count_events(d);
+	offset = (uint64_t)r->offset_s;
+	seconds = (uint64_t)r->seconds;
 	snap_u8(s, &r->index);
 	snap_bytes(s, r->cmos, sizeof(r->cmos));
 	snap_u64(s, &offset);

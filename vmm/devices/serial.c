@@ -140,7 +140,7 @@ static void serial_timeout(struct dev *d)
 	update(d);
 }
 
-/* --- receiver ------------------------------------------------------------------------- */
+/* --- receiver ---------------------------------------------------------------- */
 
 static void rx_clear(struct serial *s)
 {
@@ -198,7 +198,7 @@ static size_t serial_input(struct dev *d, const uint8_t *buf, size_t bytes)
 	return n;
 }
 
-/* --- transmitter and modem --------------------------------------------------------------- */
+/* --- transmitter and modem --------------------------------------------------- */
 
 static void transmit(struct dev *d, uint8_t byte)
 {
@@ -278,7 +278,7 @@ static void write_lcr(struct dev *d, uint8_t val)
 	restart_timeout(d);
 }
 
-/* --- registers ------------------------------------------------------------------------------ */
+/* --- registers --------------------------------------------------------------- */
 
 static uint8_t read_iir(struct serial *s)
 {
