@@ -11,6 +11,10 @@ G	:= build/tests/guest
 PREFIX	?= /usr/local
 VERSION	:= 0.1.0
 
+# V=1 shows the commands.
+Q	:= $(if $(V),,@)
+say	= @$(if $(V),:,printf '  %-6s %s\n' $(1) $@)
+
 CSTD	:= -std=gnu11
 WARN	:= -Wall -Wextra -Wno-unused-parameter -Wshadow -Wconversion -Wno-sign-conversion -Werror
 INC	:= -I. -Ivmm
@@ -67,28 +71,36 @@ help: ## this list
 lib: $B/libalcazar.a
 $B/libalcazar.a: $(LIB_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR)
+	$(Q)ar rcs $@ $^
 $B/libalcazar.so: $(LIB_OBJ)
-	$(CC) -shared $(LDFLAGS) -Wl,-soname,libalcazar.so.0 -o $@ $^ $(LIBS)
+	$(call say,LD)
+	$(Q)$(CC) -shared $(LDFLAGS) -Wl,-soname,libalcazar.so.0 -o $@ $^ $(LIBS)
 $B/alcazar: $(CMD_OBJ) $B/libalcazar.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 $B/libsim.a: $(SIM_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR)
+	$(Q)ar rcs $@ $^
 
 $B/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
 
 # --- tests --------------------------------------------------------------------
 
 unit: $(UNIT_BIN) $(REPLAY_BIN) ## build the unit tests
 $B/tests/unit/test_%: $B/tests/unit/test_%.o $(UNIT_LIB:%.c=$B/%.o) $B/libsim.a $B/libalcazar.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 $B/tests/fuzz/replay_%: $B/tests/fuzz/fuzz_%.o $B/tests/fuzz/replay.o $B/libsim.a $B/libalcazar.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 $B/tests/fuzz/fuzz_%: $B/tests/fuzz/fuzz_%.o $B/libsim.a $B/libalcazar.a
-	$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD)
+	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 
 GUEST_CFLAGS := $(CSTD) -O2 -g $(WARN) -MMD -MP -ffreestanding -fno-pie -fno-stack-protector \
 	-fcf-protection=none -fno-asynchronous-unwind-tables -fno-strict-aliasing \
@@ -99,33 +111,40 @@ GUEST_LDFLAGS := -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z
 guests: $(GUEST_BIN) ## build the guest programs
 $G/64/%.o: tests/guest/%.c
 	@mkdir -p $(@D)
-	$(CC) -m64 $(GUEST_CFLAGS) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) -m64 $(GUEST_CFLAGS) -c -o $@ $<
 $G/64/%.o: tests/guest/%.S
 	@mkdir -p $(@D)
-	$(CC) -m64 $(GUEST_CFLAGS) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) -m64 $(GUEST_CFLAGS) -c -o $@ $<
 $G/32/%.o: tests/guest/%.c
 	@mkdir -p $(@D)
-	$(CC) -m32 $(GUEST_CFLAGS) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) -m32 $(GUEST_CFLAGS) -c -o $@ $<
 $G/32/%.o: tests/guest/%.S
 	@mkdir -p $(@D)
-	$(CC) -m32 $(GUEST_CFLAGS) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) -m32 $(GUEST_CFLAGS) -c -o $@ $<
 guest_obj = $(patsubst tests/guest/%,$G/$(2)/%.o,$(basename \
 	tests/guest/$(1).c $(wildcard tests/guest/$(1)-asm.S) $(GUEST_RT)))
 # Multiboot loaders want 32-bit ELF, whatever is inside.
 define guest_rule
 $G/$(1): $(call guest_obj,$(1),$(2)) tests/guest/rt/guest.ld
-	$$(CC) -m$(2) $$(GUEST_LDFLAGS) -o $$@.elf $$(filter %.o,$$^)
-	objcopy -O elf32-i386 $$@.elf $$@
+	$$(call say,LD)
+	$$(Q)$$(CC) -m$(2) $$(GUEST_LDFLAGS) -o $$@.elf $$(filter %.o,$$^)
+	$$(Q)objcopy -O elf32-i386 $$@.elf $$@
 endef
 $(foreach g,$(GUEST_BIN:$G/%=%),$(eval $(call guest_rule,$(g),$(if $(filter %32,$(g)),32,64))))
 
 build/tests/initrd/%: tests/initrd/%.c
 	@mkdir -p $(@D)
-	$(CC) $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -pthread -o $@ $<
+	$(call say,LD)
+	$(Q)$(CC) $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -pthread -o $@ $<
 initrd: build/guest/initrd
 build/guest/initrd: tests/initrd/init $(INITRD_BIN) tools/make-initrd
 	@mkdir -p $(@D)
-	tools/make-initrd $@ tests/initrd/init $(INITRD_BIN)
+	$(call say,INITRD)
+	$(Q)tools/make-initrd $@ tests/initrd/init $(INITRD_BIN)
 kernel: ## get the stock kernel that linux-image-cloud-amd64 names today
 	@tools/fetch-kernel linux-image-cloud-amd64 build/guest
 

@@ -34,12 +34,12 @@ static uint64_t read_clock(clockid_t id)
 	return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
 }
 
-uint64_t clock_mono_ns(void *ctx)
+uint64_t linux_clock_mono_ns(void *ctx)
 {
 	return read_clock(CLOCK_MONOTONIC);
 }
 
-uint64_t clock_wall_ns(void *ctx)
+uint64_t linux_clock_wall_ns(void *ctx)
 {
 	return read_clock(CLOCK_REALTIME);
 }
@@ -99,7 +99,7 @@ static struct clock_sample take_sample(void)
 	return best;
 }
 
-void tick_init(struct linux_host *h)
+void linux_tick_init(struct linux_host *h)
 {
 	h->tsc_usable = tsc_is_invariant() && tsc_is_trusted();
 	if (h->tsc_usable)
@@ -108,7 +108,7 @@ void tick_init(struct linux_host *h)
 		atomic_init(&h->tsc_khz, NSEC_PER_SEC / 1000);
 }
 
-uint64_t tick_count(void *ctx)
+uint64_t linux_tick_count(void *ctx)
 {
 	const struct linux_host *h = ctx;
 
@@ -155,7 +155,7 @@ static bool within_ppm(uint64_t a, uint64_t b, uint64_t ppm)
 	return diff <= mul_div_u64(b, ppm, 1000000);
 }
 
-uint64_t tick_khz(void *ctx)
+uint64_t linux_tick_khz(void *ctx)
 {
 	struct linux_host *h = ctx;
 	uint64_t khz = atomic_load(&h->tsc_khz);

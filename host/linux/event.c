@@ -147,7 +147,7 @@ static void run_timers(struct event_thread *e)
 	while (e->nr_armed && !e->stop) {
 		struct host_timer *t = e->heap[0];
 
-		if (t->deadline_ns > clock_mono_ns(NULL))
+		if (t->deadline_ns > linux_clock_mono_ns(NULL))
 			break;
 		heap_remove(e, t);
 		run_callback(e, t, t->fn, t->arg);
@@ -221,10 +221,10 @@ static int event_thread_start(struct event_thread *e, int node)
 	snprintf(name, sizeof(name), "event %d", MAX(node, 0));
 	if (e->host->many_nodes && node_pus(node, &pus))
 		attr.pus = &pus;
-	err = thread_create(e->host, &attr, &e->thread);
+	err = linux_thread_create(e->host, &attr, &e->thread);
 	if (err == -EINVAL && attr.pus) {
 		attr.pus = NULL; /* none of the node's PUs is ours to use */
-		err = thread_create(e->host, &attr, &e->thread);
+		err = linux_thread_create(e->host, &attr, &e->thread);
 	}
 	return err;
 }
@@ -284,7 +284,7 @@ static int event_thread_get(struct linux_host *h, int node, struct event_thread 
 	return err;
 }
 
-void event_threads_stop(struct linux_host *h)
+void linux_event_threads_stop(struct linux_host *h)
 {
 	for (unsigned i = 0; i < EVENT_NODES_MAX; i++) {
 		struct event_thread *e = h->event[i];
@@ -295,7 +295,7 @@ void event_threads_stop(struct linux_host *h)
 		e->stop = true;
 		program(e, 1);
 		pthread_mutex_unlock(&e->lock);
-		thread_join(h, e->thread);
+		linux_thread_join(h, e->thread);
 		event_thread_free(e);
 	}
 }
@@ -317,8 +317,8 @@ static int heap_reserve(struct event_thread *e)
 	return 0;
 }
 
-int event_timer_create(void *ctx, int node, void (*fn)(void *arg), void *arg,
-		       struct host_timer **out)
+int linux_event_timer_create(void *ctx, int node, void (*fn)(void *arg), void *arg,
+			     struct host_timer **out)
 {
 	struct event_thread *e;
 	struct host_timer *t;
@@ -344,7 +344,7 @@ int event_timer_create(void *ctx, int node, void (*fn)(void *arg), void *arg,
 	return 0;
 }
 
-void event_timer_arm(void *ctx, struct host_timer *t, uint64_t deadline_ns)
+void linux_event_timer_arm(void *ctx, struct host_timer *t, uint64_t deadline_ns)
 {
 	struct event_thread *e = t->e;
 
@@ -360,7 +360,7 @@ void event_timer_arm(void *ctx, struct host_timer *t, uint64_t deadline_ns)
 	pthread_mutex_unlock(&e->lock);
 }
 
-void event_timer_destroy(void *ctx, struct host_timer *t)
+void linux_event_timer_destroy(void *ctx, struct host_timer *t)
 {
 	struct event_thread *e;
 

@@ -100,7 +100,7 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 	errno = saved_errno;
 }
 
-int fault_signals_take(void)
+int linux_fault_signals_take(void)
 {
 	/* Kicks stay open: a handler that runs long must not delay them. */
 	struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK };
@@ -118,7 +118,7 @@ int fault_signals_take(void)
 	return 0;
 }
 
-void fault_signals_release(void)
+void linux_fault_signals_release(void)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(fault_signals); i++)
 		sigaction(fault_signals[i], &old_actions[i], NULL);
@@ -157,7 +157,7 @@ static void stack_release(void)
 	mine.stack = NULL;
 }
 
-int fault_handler(void *ctx, bool (*fn)(struct host_fault *f, void *arg), void *arg)
+int linux_fault_handler(void *ctx, bool (*fn)(struct host_fault *f, void *arg), void *arg)
 {
 	int err = 0;
 
@@ -173,7 +173,7 @@ int fault_handler(void *ctx, bool (*fn)(struct host_fault *f, void *arg), void *
 	return 0;
 }
 
-void fault_thread_exit(void)
+void linux_fault_thread_exit(void)
 {
 	mine.fn = NULL;
 	stack_release();

@@ -22,11 +22,11 @@ static int signals_take(void)
 
 	pthread_mutex_lock(&signals_lock);
 	if (!signals_users) {
-		err = kick_signal_take();
+		err = linux_kick_signal_take();
 		if (!err) {
-			err = fault_signals_take();
+			err = linux_fault_signals_take();
 			if (err)
-				kick_signal_release();
+				linux_kick_signal_release();
 		}
 	}
 	if (!err)
@@ -39,8 +39,8 @@ static void signals_release(void)
 {
 	pthread_mutex_lock(&signals_lock);
 	if (!--signals_users) {
-		fault_signals_release();
-		kick_signal_release();
+		linux_fault_signals_release();
+		linux_kick_signal_release();
 	}
 	pthread_mutex_unlock(&signals_lock);
 }
@@ -83,33 +83,33 @@ static void log_line(void *ctx, enum log_level level, const char *line)
 
 static const struct host_ops linux_ops = {
 	.name = "linux",
-	.thread_create = thread_create,
-	.thread_join = thread_join,
-	.thread_bind = thread_bind,
-	.thread_kick = thread_kick,
-	.thread_alarm = thread_alarm,
-	.thread_yield = thread_yield,
-	.thread_set_gs = thread_set_gs,
-	.wait = futex_wait,
-	.wake = futex_wake,
-	.now_ns = clock_mono_ns,
-	.wall_ns = clock_wall_ns,
-	.ticks = tick_count,
-	.ticks_khz = tick_khz,
-	.timer_create = event_timer_create,
-	.timer_arm = event_timer_arm,
-	.timer_destroy = event_timer_destroy,
-	.mem_map = mem_map,
-	.mem_unmap = mem_unmap,
-	.mem_prefault = mem_prefault,
-	.alloc = mem_alloc,
-	.free = mem_free,
-	.code_map = code_map,
-	.code_unmap = code_unmap,
-	.fault_handler = fault_handler,
-	.sync_cores = sync_cores,
+	.thread_create = linux_thread_create,
+	.thread_join = linux_thread_join,
+	.thread_bind = linux_thread_bind,
+	.thread_kick = linux_thread_kick,
+	.thread_alarm = linux_thread_alarm,
+	.thread_yield = linux_thread_yield,
+	.thread_set_gs = linux_thread_set_gs,
+	.wait = linux_futex_wait,
+	.wake = linux_futex_wake,
+	.now_ns = linux_clock_mono_ns,
+	.wall_ns = linux_clock_wall_ns,
+	.ticks = linux_tick_count,
+	.ticks_khz = linux_tick_khz,
+	.timer_create = linux_event_timer_create,
+	.timer_arm = linux_event_timer_arm,
+	.timer_destroy = linux_event_timer_destroy,
+	.mem_map = linux_mem_map,
+	.mem_unmap = linux_mem_unmap,
+	.mem_prefault = linux_mem_prefault,
+	.alloc = linux_mem_alloc,
+	.free = linux_mem_free,
+	.code_map = linux_code_map,
+	.code_unmap = linux_code_unmap,
+	.fault_handler = linux_fault_handler,
+	.sync_cores = linux_sync_cores,
 	.entropy = entropy,
-	.topology = topology_discover,
+	.topology = linux_topology_discover,
 	.log = log_line,
 };
 
@@ -122,13 +122,13 @@ int host_linux_create(struct host *out)
 		return -ENOMEM;
 	pthread_mutex_init(&h->lock, NULL);
 	atomic_init(&h->log_max, LOG_INFO);
-	tick_init(h);
+	linux_tick_init(h);
 	h->many_nodes = numa_available() >= 0 && numa_num_configured_nodes() > 1;
 
-	err = thread_affinity(&h->allowed);
+	err = linux_thread_affinity(&h->allowed);
 	if (err)
 		goto out_free;
-	err = sync_init(h);
+	err = linux_sync_init(h);
 	if (err)
 		goto out_free;
 	err = signals_take();
@@ -140,7 +140,7 @@ int host_linux_create(struct host *out)
 	return 0;
 
 out_sync:
-	sync_exit(h);
+	linux_sync_exit(h);
 out_free:
 	pthread_mutex_destroy(&h->lock);
 	free(h);
@@ -153,9 +153,9 @@ void host_linux_destroy(struct host *host)
 
 	if (!h)
 		return;
-	event_threads_stop(h);
+	linux_event_threads_stop(h);
 	signals_release();
-	sync_exit(h);
+	linux_sync_exit(h);
 	pthread_mutex_destroy(&h->lock);
 	free(h);
 	*host = (struct host){ 0 };

@@ -48,59 +48,61 @@ struct linux_host {
 };
 
 /* thread.c */
-int thread_create(void *ctx, const struct host_thread_attr *attr, struct host_thread **out);
-void thread_join(void *ctx, struct host_thread *t);
-int thread_bind(void *ctx, const struct pu_set *pus);
-void thread_kick(void *ctx, struct host_thread *t);
-void thread_alarm(void *ctx, uint64_t deadline_ns);
-void thread_yield(void *ctx);
-void thread_set_gs(void *ctx, void *base);
-int thread_affinity(struct pu_set *out); /* of the calling thread */
-int kick_signal_take(void);              /* the process's disposition, and back */
-void kick_signal_release(void);
+int linux_thread_create(void *ctx, const struct host_thread_attr *attr, struct host_thread **out);
+void linux_thread_join(void *ctx, struct host_thread *t);
+int linux_thread_bind(void *ctx, const struct pu_set *pus);
+void linux_thread_kick(void *ctx, struct host_thread *t);
+void linux_thread_alarm(void *ctx, uint64_t deadline_ns);
+void linux_thread_yield(void *ctx);
+void linux_thread_set_gs(void *ctx, void *base);
+int linux_thread_affinity(struct pu_set *out); /* of the calling thread */
+int linux_kick_signal_take(void);              /* the process's disposition, and back */
+void linux_kick_signal_release(void);
 
 /* wait.c */
-int futex_wait(void *ctx, _Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns);
-void futex_wake(void *ctx, _Atomic uint32_t *word, unsigned count);
+int linux_futex_wait(void *ctx, _Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns);
+void linux_futex_wake(void *ctx, _Atomic uint32_t *word, unsigned count);
 
 /* clock.c */
-uint64_t clock_mono_ns(void *ctx);
-uint64_t clock_wall_ns(void *ctx);
-uint64_t tick_count(void *ctx);
-uint64_t tick_khz(void *ctx);
-void tick_init(struct linux_host *h);
+uint64_t linux_clock_mono_ns(void *ctx);
+uint64_t linux_clock_wall_ns(void *ctx);
+uint64_t linux_tick_count(void *ctx);
+uint64_t linux_tick_khz(void *ctx);
+void linux_tick_init(struct linux_host *h);
 struct timespec ns_to_timespec(uint64_t ns);
 
 /* event.c */
-int event_timer_create(void *ctx, int node, void (*fn)(void *arg), void *arg,
-		       struct host_timer **out);
-void event_timer_arm(void *ctx, struct host_timer *t, uint64_t deadline_ns);
-void event_timer_destroy(void *ctx, struct host_timer *t);
-void event_threads_stop(struct linux_host *h);
+int linux_event_timer_create(void *ctx, int node, void (*fn)(void *arg), void *arg,
+			     struct host_timer **out);
+void linux_event_timer_arm(void *ctx, struct host_timer *t, uint64_t deadline_ns);
+void linux_event_timer_destroy(void *ctx, struct host_timer *t);
+void linux_event_threads_stop(struct linux_host *h);
 
 /* mem.c */
-int mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out);
-void mem_unmap(void *ctx, struct host_mem *m);
-int mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes);
-void *mem_alloc(void *ctx, size_t bytes, int node);
-void mem_free(void *ctx, void *p, size_t bytes);
-int code_map(void *ctx, size_t bytes, int node, struct host_code *out);
-void code_unmap(void *ctx, struct host_code *code);
+int linux_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out);
+void linux_mem_unmap(void *ctx, struct host_mem *m);
+int linux_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes);
+void *linux_mem_alloc(void *ctx, size_t bytes, int node);
+void linux_mem_free(void *ctx, void *p, size_t bytes);
+int linux_code_map(void *ctx, size_t bytes, int node, struct host_code *out);
+void linux_code_unmap(void *ctx, struct host_code *code);
 
 /* fault.c */
-int fault_handler(void *ctx, bool (*fn)(struct host_fault *f, void *arg), void *arg);
-void fault_thread_exit(void); /* the calling thread is about to end */
-int fault_signals_take(void);
-void fault_signals_release(void);
+int linux_fault_handler(void *ctx, bool (*fn)(struct host_fault *f, void *arg), void *arg);
+void linux_fault_thread_exit(void); /* the calling thread is about to end */
+int linux_fault_signals_take(void);
+void linux_fault_signals_release(void);
 
 /* sync.c */
-int sync_init(struct linux_host *h);
-void sync_exit(struct linux_host *h);
-void sync_cores(void *ctx);
+int linux_sync_init(struct linux_host *h);
+void linux_sync_exit(struct linux_host *h);
+void linux_sync_cores(void *ctx);
 
 /* topology.c, meminfo.c */
-int topology_discover(void *ctx, struct machine_model *out);
-uint64_t meminfo_node_free(unsigned os_index, uint64_t node_bytes);
-uint64_t meminfo_cgroup_free(void); /* UINT64_MAX: no limit */
+int linux_topology_discover(void *ctx, struct machine_model *out);
+/* What cannot be found out stays as it is. */
+void linux_meminfo_system(uint64_t *total, uint64_t *free);
+void linux_meminfo_node(unsigned os_index, uint64_t *total, uint64_t *free);
+uint64_t linux_meminfo_cgroup_free(void); /* UINT64_MAX: no limit */
 
 #endif

@@ -77,7 +77,7 @@ static void *map_aligned(int fd, uint64_t bytes)
 	return base;
 }
 
-int mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out)
+int linux_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out)
 {
 	struct linux_host *h = ctx;
 	char name[32];
@@ -111,7 +111,7 @@ out_close:
 	return err;
 }
 
-void mem_unmap(void *ctx, struct host_mem *m)
+void linux_mem_unmap(void *ctx, struct host_mem *m)
 {
 	if (!m->base)
 		return;
@@ -121,7 +121,7 @@ void mem_unmap(void *ctx, struct host_mem *m)
 }
 
 /* Either way shortage is an error here and not a SIGBUS later. */
-int mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes)
+int linux_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes)
 {
 	if (offset > m->bytes || bytes > m->bytes - offset)
 		return -EINVAL;
@@ -140,7 +140,7 @@ int mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes)
 	return 0;
 }
 
-void *mem_alloc(void *ctx, size_t bytes, int node)
+void *linux_mem_alloc(void *ctx, size_t bytes, int node)
 {
 	struct linux_host *h = ctx;
 	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
@@ -153,13 +153,13 @@ void *mem_alloc(void *ctx, size_t bytes, int node)
 	return p;
 }
 
-void mem_free(void *ctx, void *p, size_t bytes)
+void linux_mem_free(void *ctx, void *p, size_t bytes)
 {
 	if (p)
 		munmap(p, bytes);
 }
 
-int code_map(void *ctx, size_t bytes, int node, struct host_code *out)
+int linux_code_map(void *ctx, size_t bytes, int node, struct host_code *out)
 {
 	struct linux_host *h = ctx;
 	int fd = memfd_of("code", bytes);
@@ -185,7 +185,7 @@ int code_map(void *ctx, size_t bytes, int node, struct host_code *out)
 	return 0;
 }
 
-void code_unmap(void *ctx, struct host_code *code)
+void linux_code_unmap(void *ctx, struct host_code *code)
 {
 	if (!code->rw)
 		return;

@@ -36,27 +36,37 @@ static uint64_t sum_keys(FILE *f, const char *const *keys)
 	return sum;
 }
 
-uint64_t meminfo_node_free(unsigned os_index, uint64_t node_bytes)
+static bool read_meminfo(const char *path, const char *const *free_keys, uint64_t *total,
+			 uint64_t *free)
 {
-	static const char *const node_keys[] = { "MemFree:", "Active(file):", "Inactive(file):",
-						 "SReclaimable:", NULL };
-	static const char *const system_keys[] = { "MemAvailable:", NULL };
+	static const char *const total_keys[] = { "MemTotal:", NULL };
+	FILE *f = fopen(path, "re");
+
+	if (!f)
+		return false;
+	*total = sum_keys(f, total_keys);
+	rewind(f);
+	*free = sum_keys(f, free_keys);
+	fclose(f);
+	return true;
+}
+
+/* A kernel without NUMA has no node's file, and some hosts' only node does not know all. */
+void linux_meminfo_system(uint64_t *total, uint64_t *free)
+{
+	static const char *const keys[] = { "MemAvailable:", NULL };
+
+	read_meminfo("/proc/meminfo", keys, total, free);
+}
+
+void linux_meminfo_node(unsigned os_index, uint64_t *total, uint64_t *free)
+{
+	static const char *const keys[] = { "MemFree:", "Active(file):", "Inactive(file):",
+					    "SReclaimable:", NULL };
 	char path[64];
-	uint64_t bytes;
-	FILE *f;
 
 	snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/meminfo", os_index);
-	f = fopen(path, "re");
-	if (f) {
-		bytes = sum_keys(f, node_keys);
-	} else {
-		f = fopen("/proc/meminfo", "re"); /* a kernel without NUMA */
-		if (!f)
-			return node_bytes;
-		bytes = sum_keys(f, system_keys);
-	}
-	fclose(f);
-	return MIN(bytes, node_bytes);
+	read_meminfo(path, keys, total, free);
 }
 
 static bool read_number(const char *dir, const char *file, uint64_t *out)
@@ -118,7 +128,7 @@ static uint64_t group_free(char *line)
 	return tightest(dir, strlen(root), "memory.limit_in_bytes", "memory.usage_in_bytes");
 }
 
-uint64_t meminfo_cgroup_free(void)
+uint64_t linux_meminfo_cgroup_free(void)
 {
 	FILE *f = fopen("/proc/self/cgroup", "re");
 	uint64_t left = UINT64_MAX;

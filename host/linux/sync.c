@@ -18,7 +18,7 @@ static long membarrier(int cmd)
 	return syscall(SYS_membarrier, cmd, 0, 0);
 }
 
-int sync_init(struct linux_host *h)
+int linux_sync_init(struct linux_host *h)
 {
 	h->membarrier = !membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE);
 	if (h->membarrier)
@@ -31,7 +31,7 @@ int sync_init(struct linux_host *h)
 	return -ENOMEM;
 }
 
-void sync_exit(struct linux_host *h)
+void linux_sync_exit(struct linux_host *h)
 {
 	if (h->sync_page)
 		munmap(h->sync_page, PAGE_SIZE);
@@ -46,7 +46,7 @@ static void sync_by_shootdown(struct linux_host *h)
 	pthread_mutex_unlock(&h->lock);
 }
 
-void sync_cores(void *ctx)
+void linux_sync_cores(void *ctx)
 {
 	struct linux_host *h = ctx;
 

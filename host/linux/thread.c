@@ -50,7 +50,7 @@ static void on_kick(int sig, siginfo_t *info, void *context)
 		atomic_store(self->attention, 1);
 }
 
-int kick_signal_take(void)
+int linux_kick_signal_take(void)
 {
 	struct sigaction sa = { .sa_sigaction = on_kick, .sa_flags = SA_SIGINFO | SA_ONSTACK };
 
@@ -58,7 +58,7 @@ int kick_signal_take(void)
 	return sigaction(KICK_SIGNAL, &sa, &old_kick_action) ? -errno : 0;
 }
 
-void kick_signal_release(void)
+void linux_kick_signal_release(void)
 {
 	sigaction(KICK_SIGNAL, &old_kick_action, NULL);
 }
@@ -75,7 +75,7 @@ static void *thread_main(void *arg)
 
 	if (t->has_alarm)
 		timer_delete(t->alarm);
-	fault_thread_exit();
+	linux_fault_thread_exit();
 	return NULL;
 }
 
@@ -113,7 +113,7 @@ static int thread_attr_fill(pthread_attr_t *pa, const struct host_thread_attr *a
 	return -err;
 }
 
-int thread_create(void *ctx, const struct host_thread_attr *attr, struct host_thread **out)
+int linux_thread_create(void *ctx, const struct host_thread_attr *attr, struct host_thread **out)
 {
 	struct host_thread *t;
 	pthread_attr_t pa;
@@ -146,7 +146,7 @@ out_free:
 	return err;
 }
 
-void thread_join(void *ctx, struct host_thread *t)
+void linux_thread_join(void *ctx, struct host_thread *t)
 {
 	if (!t)
 		return;
@@ -154,7 +154,7 @@ void thread_join(void *ctx, struct host_thread *t)
 	free(t);
 }
 
-int thread_bind(void *ctx, const struct pu_set *pus)
+int linux_thread_bind(void *ctx, const struct pu_set *pus)
 {
 	cpu_set_t set[PU_SET_MAX / CPU_SETSIZE];
 
@@ -162,7 +162,7 @@ int thread_bind(void *ctx, const struct pu_set *pus)
 	return sched_setaffinity(0, sizeof(set), set) ? -errno : 0;
 }
 
-int thread_affinity(struct pu_set *out)
+int linux_thread_affinity(struct pu_set *out)
 {
 	cpu_set_t set[PU_SET_MAX / CPU_SETSIZE];
 
@@ -180,7 +180,7 @@ int thread_affinity(struct pu_set *out)
  * By thread id and not by pthread_kill(), which takes a lock: should the thread
  * have ended and its id live on in another of ours, that one is interrupted for nothing.
  */
-void thread_kick(void *ctx, struct host_thread *t)
+void linux_thread_kick(void *ctx, struct host_thread *t)
 {
 	pid_t tid;
 
@@ -203,12 +203,12 @@ static bool alarm_ready(struct host_thread *t)
 }
 
 /* Without a timer the thread would sleep past its deadline: it looks at once instead. */
-void thread_alarm(void *ctx, uint64_t deadline_ns)
+void linux_thread_alarm(void *ctx, uint64_t deadline_ns)
 {
 	struct itimerspec its = { 0 };
 
 	if (!self)
-		return; /* only threads that thread_create() made can be kicked */
+		return; /* only threads that linux_thread_create() made can be kicked */
 	if (deadline_ns == HOST_FOREVER && !self->has_alarm)
 		return;
 	if (!alarm_ready(self)) {
@@ -221,12 +221,12 @@ void thread_alarm(void *ctx, uint64_t deadline_ns)
 	timer_settime(self->alarm, TIMER_ABSTIME, &its, NULL);
 }
 
-void thread_yield(void *ctx)
+void linux_thread_yield(void *ctx)
 {
 	sched_yield();
 }
 
-void thread_set_gs(void *ctx, void *base)
+void linux_thread_set_gs(void *ctx, void *base)
 {
 	if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE)
 		__asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");

@@ -105,22 +105,26 @@ static void fill_pus(hwloc_topology_t t, struct machine_model *m, const struct p
 static void fill_nodes(hwloc_topology_t t, struct machine_model *m, bool live)
 {
 	hwloc_const_nodeset_t allowed = hwloc_topology_get_allowed_nodeset(t);
-	uint64_t limit = live ? meminfo_cgroup_free() : UINT64_MAX;
+	uint64_t limit = live ? linux_meminfo_cgroup_free() : UINT64_MAX;
 
 	for (unsigned i = 0; i < m->nr_nodes; i++) {
 		hwloc_obj_t o = hwloc_get_obj_by_type(t, HWLOC_OBJ_NUMANODE, i);
 		uint64_t bytes = o->attr->numanode.local_memory;
-		uint64_t left = live ? meminfo_node_free(o->os_index, bytes) : bytes;
+		uint64_t left = bytes;
 		hwloc_obj_t package =
 			hwloc_get_ancestor_obj_by_type(t, HWLOC_OBJ_PACKAGE, o->parent);
 
+		if (live && m->nr_nodes == 1)
+			linux_meminfo_system(&bytes, &left);
+		else if (live)
+			linux_meminfo_node(o->os_index, &bytes, &left);
 		if (o->parent->type == HWLOC_OBJ_PACKAGE)
 			package = o->parent;
 		m->node[i] = (struct machine_node){
 			.os_index = o->os_index,
 			.package = package ? package->logical_index : MACHINE_NONE,
 			.memory_bytes = bytes,
-			.free_bytes = MIN(left, limit),
+			.free_bytes = MIN(MIN(left, bytes), limit),
 			.usable = hwloc_bitmap_isset(allowed, o->os_index),
 		};
 	}
@@ -211,7 +215,7 @@ static int topology_prepare(hwloc_topology_t *t)
 	return 0;
 }
 
-int topology_discover(void *ctx, struct machine_model *out)
+int linux_topology_discover(void *ctx, struct machine_model *out)
 {
 	struct linux_host *h = ctx;
 	hwloc_topology_t t;

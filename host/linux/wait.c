@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-int futex_wait(void *ctx, _Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
+int linux_futex_wait(void *ctx, _Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
 {
 	struct timespec ts, *timeout = NULL;
 
@@ -24,7 +24,7 @@ int futex_wait(void *ctx, _Atomic uint32_t *word, uint32_t expected, uint64_t de
 	return 0; /* woken, word differs, or interrupted by a kick */
 }
 
-void futex_wake(void *ctx, _Atomic uint32_t *word, unsigned count)
+void linux_futex_wake(void *ctx, _Atomic uint32_t *word, unsigned count)
 {
 	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, MIN(count, (unsigned)INT_MAX), NULL, NULL, 0);
 }

@@ -1,72 +1,118 @@
 /*
- * replay.c - runs a fuzz target as a plain test: the same inputs every time.
+ * replay.c - a fuzz target as a plain test: every file of its corpus, mutations of
+ * them, and random bytes, the same ones each time.
  *
- *	replay_NAME		random inputs from a fixed seed, reported in TAP
- *	replay_NAME FILE...	these inputs, such as a fuzzer found
+ * Linked with one fuzz_NAME.c; the corpus is tests/fuzz/corpus/NAME/. A target tells
+ * what is wrong by dying, preferably in a sanitizer.
  */
-#include "core/util.h"
-
-#include <errno.h>
+#include <dirent.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <time.h>
 
-#define INPUTS      2000
-#define INPUT_BYTES 2048
+#define INPUT_MAX     65536
+#define FILES_MAX     256
+#define MUTATIONS     64 /* a file */
+#define RANDOM_INPUTS 2000
+#define SECONDS_MAX   20
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
-/* splitmix64 */
-static uint64_t next_random(uint64_t *state)
-{
-	uint64_t z = *state += 0x9e3779b97f4a7c15;
+static uint64_t seed = 0x9e3779b97f4a7c15;
+static uint8_t file[INPUT_MAX], input[INPUT_MAX];
+static unsigned long inputs;
 
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-	z = (z ^ z >> 27) * 0x94d049bb133111eb;
-	return z ^ z >> 31;
+static uint32_t draw(uint32_t below)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return (uint32_t)((seed >> 32) % below);
 }
 
-/* An exact allocation, so that the address sanitizer sees reads behind the end. */
-static void run_random(uint64_t *state)
+/* On the heap and of the exact size, so that a sanitizer sees one byte too much. */
+static void run(const uint8_t *data, size_t bytes)
 {
-	size_t bytes = next_random(state) % (INPUT_BYTES + 1);
-	uint8_t *data = malloc(bytes ? bytes : 1);
+	uint8_t *copy = malloc(bytes ? bytes : 1);
 
-	for (size_t i = 0; data && i < bytes; i++)
-		data[i] = (uint8_t)next_random(state);
-	if (data)
-		LLVMFuzzerTestOneInput(data, bytes);
-	free(data);
+	if (!copy)
+		abort();
+	memcpy(copy, data, bytes);
+	LLVMFuzzerTestOneInput(copy, bytes);
+	free(copy);
+	inputs++;
+}
+
+static size_t mutate(size_t bytes)
+{
+	unsigned changes = 1 + draw(8);
+
+	memcpy(input, file, bytes);
+	if (!draw(4))
+		bytes = draw((uint32_t)bytes + 1);
+	for (unsigned i = 0; bytes && i < changes; i++)
+		input[draw((uint32_t)bytes)] = (uint8_t)(draw(3) ? draw(256) : 0xff * draw(2));
+	return bytes;
 }
 
 static void run_file(const char *path)
 {
-	FILE *f = fopen(path, "rb");
-	uint8_t *data = NULL;
-	long bytes = -1;
+	FILE *f = fopen(path, "r");
+	size_t bytes;
 
-	if (f && !fseek(f, 0, SEEK_END))
-		bytes = ftell(f);
-	if (bytes >= 0)
-		data = malloc((size_t)bytes + 1);
-	if (!data || fseek(f, 0, SEEK_SET) || fread(data, 1, (size_t)bytes, f) != (size_t)bytes) {
-		fprintf(stderr, "%s: %s\n", path, strerror(errno));
-		exit(2);
-	}
+	if (!f)
+		return;
+	bytes = fread(file, 1, sizeof(file), f);
 	fclose(f);
-	LLVMFuzzerTestOneInput(data, (size_t)bytes);
-	free(data);
+	run(file, bytes);
+	for (unsigned i = 0; i < MUTATIONS; i++) {
+		size_t changed = mutate(bytes);
+
+		run(input, changed);
+	}
+}
+
+static void run_corpus(const char *name)
+{
+	char dir[256], path[1024];
+	struct dirent **entry;
+	int n;
+
+	snprintf(dir, sizeof(dir), "tests/fuzz/corpus/%s", name);
+	n = scandir(dir, &entry, NULL, alphasort);
+	for (int i = 0; i < n; i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, entry[i]->d_name);
+		if (entry[i]->d_name[0] != '.')
+			run_file(path);
+		free(entry[i]);
+	}
+	if (n >= 0)
+		free(entry);
+}
+
+static void run_random(void)
+{
+	clock_t end = clock() + SECONDS_MAX * CLOCKS_PER_SEC;
+
+	for (unsigned i = 0; i < RANDOM_INPUTS && clock() < end; i++) {
+		size_t bytes = draw(draw(8) ? 256 : INPUT_MAX);
+
+		for (size_t j = 0; j < bytes; j++)
+			input[j] = (uint8_t)draw(256);
+		run(input, bytes);
+	}
 }
 
 int main(int argc, char **argv)
 {
-	uint64_t state = 1;
+	const char *name = strstr(argv[0], "replay_");
 
-	for (int i = 1; i < argc; i++)
-		run_file(argv[i]);
-	if (argc > 1)
-		return 0;
-	for (unsigned i = 0; i < INPUTS; i++)
-		run_random(&state);
-	printf("ok 1 - %u random inputs\n1..1\n", INPUTS);
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (name)
+		run_corpus(name + strlen("replay_"));
+	run_random();
+	printf("ok 1 - %lu inputs\n1..1\n", inputs);
 	return 0;
 }

@@ -10,6 +10,6 @@ void guest_main(void)
 	ok(!(read_cr0() >> 31), "no paging");
 	TRY("div %0", : : "r"(zero), "a"(1), "d"(0));
 	faulted(TRAP_DE, 0, "#DE is caught");
-	TRY("nop");
+	TRY("nop", :);
 	faulted(TRAP_NONE, 0, "and nothing else");
 }

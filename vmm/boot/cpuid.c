@@ -467,35 +467,36 @@ static void add_topology_v2(struct cpuid_model *m)
 }
 
 /*
- * TSC over crystal clock as a fraction. The crystal is what the APIC timer counts.
- * Guests multiply crystal kHz by the numerator in 32 bits (Linux'
- * native_calibrate_tsc does), which bounds the numerator: the best fraction within
- * that is off by less than one part in a million at usual rates.
+ * TSC over crystal clock as a fraction, and the clock's rate, which is what the
+ * APIC timer counts. Guests multiply the clock's kHz by the numerator in 32 bits
+ * (Linux' native_calibrate_tsc does), which bounds the numerator. What the best
+ * fraction is then off, at most some 1/10000, the clock's rate makes up for: the
+ * TSC keeps time, the APIC timer does not.
  */
 static void add_tsc(struct cpuid_model *m, uint64_t tsc_khz)
 {
-	const uint64_t max_numerator = UINT32_MAX / APIC_TIMER_KHZ;
-	uint64_t best_num = 0, best_den = 1, best_error = UINT64_MAX;
+	const uint64_t max_numerator = UINT32_MAX / (APIC_TIMER_KHZ + APIC_TIMER_KHZ / 1000);
+	uint64_t num = 0, den = 1, best = UINT64_MAX;
 
-	for (uint64_t den = 1; den <= max_numerator; den++) {
-		uint64_t num = (tsc_khz * den + APIC_TIMER_KHZ / 2) / APIC_TIMER_KHZ;
-		uint64_t have = mul_div_u64(num, (uint64_t)APIC_TIMER_KHZ * 1000, den);
-		uint64_t want = tsc_khz * 1000;
-		uint64_t error = have > want ? have - want : want - have;
+	for (uint64_t d = 1; d <= max_numerator; d++) {
+		uint64_t n = (tsc_khz * d + APIC_TIMER_KHZ / 2) / APIC_TIMER_KHZ;
+		uint64_t have = n * APIC_TIMER_KHZ, want = tsc_khz * d;
+		uint64_t error = ((have > want ? have - want : want - have) << 16) / d;
 
-		if (num > max_numerator)
+		if (n > max_numerator)
 			break;
-		if (num && error < best_error) {
-			best_num = num;
-			best_den = den;
-			best_error = error;
+		if (n && error < best) {
+			num = n;
+			den = d;
+			best = error;
 		}
 	}
-	if (best_num)
+	if (num)
 		add_plain(m, 0x15,
-			  (struct cpuid_regs){ .eax = (uint32_t)best_den,
-					       .ebx = (uint32_t)best_num,
-					       .ecx = APIC_TIMER_KHZ * 1000 });
+			  (struct cpuid_regs){ .eax = (uint32_t)den,
+					       .ebx = (uint32_t)num,
+					       .ecx = (uint32_t)((tsc_khz * den + num / 2) / num) *
+						      1000 });
 }
 
 static void add_frequency(struct cpuid_model *m, uint64_t tsc_khz)

@@ -113,6 +113,9 @@ struct desc_table {
 #define EFER_LMA BIT(10)
 #define EFER_NXE BIT(11)
 
+#define DR6_BD   BIT(13)
+#define DR6_BS   BIT(14)
+#define DR7_GD   BIT(13)
 #define DR6_INIT 0xffff0ff0u
 #define DR7_INIT 0x400u
 

@@ -4,46 +4,92 @@
  *
  * Each page has a version. A block remembers the version its bytes were read
  * under and is dead once the page's differs. Stores reach pages with code only
- * by the slow path (no write tag in any TLB), which bumps the version when the
- * bytes written overlap decoded ones (64-byte granules).
+ * by the slow path (no write tag in any TLB), which invalidates the page when the
+ * bytes written overlap decoded ones (64-byte granules): the version changes, and
+ * the page holds no code until somebody decodes from it again.
  *
- * Becoming code: the decoder marks the page, drops its own write tags, and posts
- * VCPU_CODE to every other vCPU that may hold one. It does not wait. Until they
- * have all answered, a store through a stale write tag may go unseen; the page
- * is `provisional` and a copy of it is kept. A processor must see another's
- * modification only after it serialises (SDM vol. 3, 8.1.3), so at every
- * serialising instruction and at every interrupt a vCPU calls codemap_verify(),
- * which compares provisional pages with their copies: nothing but one relaxed
- * load while there are none.
+ * Why nothing is missed. Hosts are x86: loads and stores of a thread become
+ * visible in program order, but for a store that waits in the store buffer while
+ * later loads go ahead. Atomic read-modify-writes and fences stop that.
+ *
+ *  1. A store that takes the slow path, against a decoder. The writer stores, has
+ *     a full fence, and reads the granules; the decoder sets the granules by an
+ *     atomic operation and then reads the bytes. If the writer sees no granules
+ *     its load came before they were set, so its store did too, and the decoder
+ *     reads what was stored. Otherwise the writer invalidates.
+ *
+ *  2. Invalidation, against a decoder. The decoder reads the version, sets the
+ *     granules, reads the bytes. The writer bumps the version, clears the
+ *     granules, bumps it again. A decoder whose granules the clearing may have
+ *     swept away read the version before the second bump: its block is dead.
+ *     The first bump is there so that no block of the page is alive when the page
+ *     becomes writable.
+ *
+ *  3. A write tag being installed, against a decoder. The vCPU notes itself as
+ *     the page's writer by an atomic operation and then reads the granules; the
+ *     decoder sets the granules and then reads the writer. One of the two sees
+ *     the other: there is no tag, or the decoder knows who may have one.
+ *
+ *  4. A write tag that exists already. The decoder drops its own at once. If
+ *     another vCPU may have one, that vCPU gets VCPU_CODE, and until it answers
+ *     the page is provisional: a copy of it is kept. The decoder does not wait.
+ *     A store through the stale tag may go unseen until then, which is what
+ *     processors do, too: they promise to see another's modification of code only
+ *     after they serialise (SDM vol. 3, 8.1.3). Therefore codemap_verify(), called
+ *     at serialising instructions and interrupts, compares provisional pages with
+ *     their copies and invalidates those that differ; while there are none it is
+ *     one relaxed load. Who learnt of a modification through memory sees the
+ *     modified bytes, since the writer's stores are in order. A vCPU that answers
+ *     drops its tags before it says so, and what it had stored is visible by
+ *     then: a page equal to its copy after all have answered is settled. A vCPU
+ *     answers before it decodes, so its own stores are never among the unseen.
+ *
+ * `writer` is who last may have had a write tag; it never goes back to nobody, and
+ * once two vCPUs have written the page it means everybody. Most pages become code
+ * on the vCPU that wrote them, or a long time after, and nobody has to be told.
  */
 #ifndef VMM_CPU_CODEMAP_H
 #define VMM_CPU_CODEMAP_H
 
 #include "cpu/cpu.h"
 
+#include <stdatomic.h>
+
 struct codemap;
 
+/* vm->gmem and the vCPUs must stand. -ENOMEM. */
 int codemap_create(struct vm *vm, struct codemap **out);
 void codemap_destroy(struct vm *vm, struct codemap *m);
 
 /* The machine's, from any of its vCPUs. */
-struct codemap *codemap_of(const struct cpu *c);
+static inline struct codemap *codemap_of(const struct cpu *c)
+{
+	return c->codemap;
+}
 
-/* Bytes [gpa, gpa + bytes), within one page, are about to be decoded; the version to remember. */
+/*
+ * RAM bytes [gpa, gpa + bytes), within one page, are about to be read by the decoder.
+ * Returns the version to remember; one that is dead already when too many pages
+ * are provisional: the block may run once.
+ */
 uint32_t codemap_mark(struct cpu *c, uint64_t gpa, unsigned bytes);
-uint32_t codemap_version(const struct codemap *m, uint64_t gpa);
+/* Where the page's version stands, as long as the machine. */
+const _Atomic uint32_t *codemap_version(const struct codemap *m, uint64_t gpa);
 
 /* May a TLB entry of this vCPU allow direct stores to this page? Notes that it does. */
 bool codemap_may_write(struct cpu *c, uint64_t gpa);
 /* Is there code on it? */
 bool codemap_is_code(const struct codemap *m, uint64_t gpa);
 
-/* After a slow-path store by this vCPU (sets c->code_stale), or by a device or loader (c NULL). */
+/*
+ * After any store that did not go through a write tag: by this vCPU (sets
+ * c->code_stale if it hit code), by a device or a loader (c NULL). Has the fence.
+ */
 void codemap_written(struct codemap *m, struct cpu *c, uint64_t gpa, uint64_t bytes);
 
 /* At serialising instructions and interrupts. */
 void codemap_verify(struct cpu *c);
-/* VCPU_CODE: downgrade and answer. */
+/* VCPU_CODE: drop write tags of code pages, and say so. Between instructions. */
 void codemap_answer(struct cpu *c);
 
 #endif

@@ -9,8 +9,8 @@
  *   mmu.c        page walks, software TLB, guest memory by linear address
  *   codemap.c    which pages hold decoded code; self- and cross-modifying code
  *   exception.c  raising and delivering exceptions and interrupts
- *   segment.c    descriptors, far transfers, IRET, task register
- *   system.c     privileged and system instructions; msr.c the MSRs
+ *   segment.c    descriptors, segment and task registers; far.c far transfers
+ *   system.c     privileged and system instructions; msr.c the MSRs; io.c ports
  *   lapic.c      local APIC;  pv.c the KVM paravirtual interface
  *
  * Everything here belongs to the vCPU's thread unless a comment says otherwise.
@@ -26,6 +26,7 @@
 
 struct block;
 struct block_cache;
+struct codemap;
 struct lapic;
 struct stub_cache;
 struct op;
@@ -77,7 +78,9 @@ struct tlb_entry {
 	uint64_t addend; /* HVA = GVA + addend */
 };
 
-#define ASID_MAX 0xffeu
+#define ASID_MAX  0xffeu
+/* Alignment is checked, CPL 3: every access takes the slow path. Never in a tag. */
+#define ASID_NONE 0xffeu
 
 /* --- a pending fault -------------------------------------------------------- */
 
@@ -103,36 +106,61 @@ enum cpu_mode { MODE_16, MODE_32, MODE_64 }; /* default operand size of CS */
 #define FL_ZF BIT(14)
 #define FL_SF BIT(15)
 
+/* Why a block was left before its end or needs a look after it; see interp.h. */
+enum cpu_leave {
+	LEAVE_NONE,
+	LEAVE_FAULT, /* c->fault holds it, nothing of stop_op has happened */
+	LEAVE_AGAIN, /* stop_op stopped half-way, its registers say where: run it again */
+	LEAVE_DONE,  /* stop_op is complete, and decoded code may have changed */
+	LEAVE_SYS,   /* stop_op is complete, and modes or mappings may have changed */
+	LEAVE_EXIT   /* stop_op is complete, c->exit is filled */
+};
+
 struct cpu {
-	struct cpu_state s;
-
-	/* Hot. */
+	/*
+	 * Hot: two cache lines, and the general registers right behind them. Operands'
+	 * addresses are summed from words of this struct by number (op.h, CPU_WORD()).
+	 */
 	uint64_t fl __cacheline;
-	uint64_t asid;       /* of the current address space and CPL */
-	uint64_t asid_super; /* the same address space, supervisor rights */
+	uint64_t asid; /* of the current address space and CPL */
 	struct tlb_entry *tlb;
-	uint64_t block_rip; /* RIP of op o is block_rip + o->off; see interp.h */
-	struct vcpu *vcpu;
-	struct vm *vm;
-	uint8_t cpl;
-	uint8_t mode; /* enum cpu_mode */
-	bool stack32; /* SS.B; MODE_64 uses 64-bit stacks regardless */
-	bool flat;    /* MODE_64, or all of ES CS SS DS are flat 4 GiB */
-	struct cpu_fault fault;
-
-	/*
-	 * Instructions retired. The run loop adds a block's length when it ends;
-	 * a fault inside adds what was retired.
-	 */
-	uint64_t insns;
+	uint64_t block_rip;  /* RIP of op o is block_rip + o->off; see interp.h */
+	uint64_t zero;       /* always 0: the base or index an operand does not have */
+	uint64_t insns;      /* retired, up to the block being executed; see cpu_insns() */
 	uint64_t insns_stop; /* CLOCK_ICOUNT: leave the loop here, exactly */
+	struct vcpu *vcpu;
 
-	/*
-	 * Something needs a look after this instruction: SYS_* ops, stores into
-	 * code, debug points. Cheap to test once a block.
-	 */
+	const struct op *block_ops; /* the ops being executed */
+	const struct op *stop_op;   /* where leave was set; slow accesses note themselves, too */
+	uint64_t asid_super;        /* the same address space, supervisor rights */
+	struct vm *vm;
+	struct codemap *codemap;
+	uint8_t leave; /* enum cpu_leave */
+	uint8_t edge;  /* by which way a block was left; see block.h */
+	uint8_t cpl;
+	uint8_t mode;    /* enum cpu_mode */
+	bool stack32;    /* SS.B; MODE_64 uses 64-bit stacks regardless */
+	bool flat;       /* MODE_64, or all of ES CS SS DS are flat 4 GiB */
 	bool slow_step;  /* TF, debugger's step, trace, debug points: one by one */
 	bool code_stale; /* this vCPU stored into decoded code: leave the block */
+	bool icount;     /* CLOCK_ICOUNT: the clock must follow insns */
+	uint8_t pauses;  /* PAUSE in a row */
+
+	struct cpu_state s;
+
+	struct cpu_fault fault;
+	uint64_t insns_counted; /* what the statistics have seen of insns */
+	uint64_t clock_insns;   /* icount: what the clock has seen of insns */
+
+	/* debug.c */
+	struct {
+		bool points;    /* DR7 or a debugger has some */
+		bool stepping;  /* a debugger's single step */
+		bool trap;      /* TF was set before the instruction */
+		uint8_t hits;   /* data and port points it met: bits of DR6 */
+		bool watch_hit; /* the same for a debugger's */
+		uint64_t watch_gva;
+	} debug;
 
 	struct vcpu_exit *exit; /* filled by whoever returns SYS_EXIT */
 	struct lapic *lapic;
@@ -141,6 +169,11 @@ struct cpu {
 	struct mmu *mmu; /* ASIDs, PCIDs, large-page filter */
 	struct pv *pv;
 };
+
+/* A word of struct cpu by its number, for operands' addresses. */
+#define CPU_WORD(field) (offsetof(struct cpu, field) / sizeof(uint64_t))
+
+_Static_assert(CPU_WORD(s.gpr[R15]) < UINT8_MAX, "operands name words in 8 bits");
 
 static inline uint64_t cpu_rflags(const struct cpu *c)
 {
@@ -170,8 +203,11 @@ void cpu_raise_db(struct cpu *c, uint64_t dr6_bits);
  * pushes the frame, follows nested faults to #DF. False: triple fault.
  */
 bool cpu_deliver_fault(struct cpu *c);
-/* INT n, INT3, INTO, INT1; s.rip is already the return address. */
-bool cpu_software_interrupt(struct cpu *c, uint8_t vector);
+/*
+ * INT n, INT3, INTO (@privileged: INT1); s.rip is already the return address.
+ * False: c->fault says why, and belongs to the instruction itself.
+ */
+bool cpu_software_interrupt(struct cpu *c, uint8_t vector, bool privileged);
 
 /*
  * Between instructions, when attention is set or an event may be due: posted
@@ -195,8 +231,7 @@ enum sys_result {
  */
 typedef enum sys_result sys_fn(struct cpu *c, const struct op *o);
 
-/* The handler for a ZydisMnemonic, or NULL. */
-sys_fn *sys_find(unsigned mnemonic);
+/* sys_decode() in sys.h finds the handlers. */
 
 /* Recompute cpl, mode, stack32, flat, ASIDs from s; after any change of them. */
 void cpu_update_mode(struct cpu *c);

@@ -21,7 +21,11 @@ void mmu_destroy(struct cpu *c);
 bool mmu_linear(struct cpu *c, unsigned seg, uint64_t off, unsigned bytes, enum mmu_access access,
 		uint64_t *gva);
 
-/* The slow paths: walk, fill the TLB, split at pages, talk to devices. Any size to 64. */
+/*
+ * The slow paths: walk, fill the TLB, split at pages, talk to devices. Any size to 64.
+ * A non-canonical address raises #GP(0); where the operand was on the stack segment
+ * the caller makes that #SS(0).
+ */
 bool mmu_read_slow(struct cpu *c, uint64_t gva, void *buf, unsigned bytes);
 bool mmu_write_slow(struct cpu *c, uint64_t gva, const void *buf, unsigned bytes);
 
@@ -42,6 +46,12 @@ void mmu_rmw_unlock(struct cpu *c);
 bool mmu_sys_read(struct cpu *c, uint64_t gva, void *buf, unsigned bytes);
 bool mmu_sys_write(struct cpu *c, uint64_t gva, const void *buf, unsigned bytes);
 
+/* The frame of an event that is entered at @cpl, with its rights; alignment does not matter. */
+bool mmu_push_frame(struct cpu *c, unsigned cpl, uint64_t gva, const void *buf, unsigned bytes);
+
+/* Does [off, off + bytes) lie within the segment? */
+bool mmu_within_limit(const struct segment *s, uint64_t off, unsigned bytes);
+
 /* Instruction fetch: the GPA and host address of the page that holds @gva. NULL: fault. */
 const uint8_t *mmu_fetch(struct cpu *c, uint64_t gva, uint64_t *gpa);
 
@@ -52,8 +62,16 @@ void mmu_flush_all(struct cpu *c);                /* global pages too */
 void mmu_flush_context(struct cpu *c);            /* MOV CR3: not global pages */
 void mmu_flush_page(struct cpu *c, uint64_t gva); /* INVLPG */
 void mmu_invpcid(struct cpu *c, unsigned type, uint64_t pcid, uint64_t gva);
-/* CR0, CR3, CR4, EFER or CPL changed: choose ASIDs; @flush as the change demands. */
+/*
+ * CR0, CR4, EFER, MAXPHYADDR or the whole state changed (@flush), or just CPL or
+ * RFLAGS.AC: choose ASIDs.
+ */
 void mmu_switch(struct cpu *c, bool flush);
+/*
+ * In PAE paging, may CR3 be @cr3? The page-directory pointers are read when it is
+ * loaded, and must not have reserved bits; SDM vol. 3, 4.4.1.
+ */
+bool mmu_pdptes_valid(const struct cpu *c, uint64_t cr3);
 /* VCPU_CODE: drop write tags of pages that have become code (codemap.h). */
 void mmu_downgrade_code(struct cpu *c);
 

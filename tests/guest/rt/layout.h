@@ -24,6 +24,15 @@
 
 #define TRAP_STUB_BYTES 16
 
+/* struct user_visit, in words */
+#define VISIT_IP    0
+#define VISIT_CS    1
+#define VISIT_FLAGS 2
+#define VISIT_SP    3
+#define VISIT_SS    4
+#define VISIT_A     5
+#define VISIT_B     6
+
 #ifdef __x86_64__
 #define SEL_CODE SEL_CODE64
 #else

@@ -176,6 +176,13 @@ void finish(void)
 	guest_exit(failures != 0);
 }
 
+bool lax_machine(void)
+{
+	struct cpuid r = cpuid(0x40000000, 0);
+
+	return cpuid(1, 0).c >> 31 && !memcmp(&r.b, "TCGT", 4);
+}
+
 const char *command_line(void)
 {
 	const uint32_t *info = (const uint32_t *)(uintptr_t)boot_info;

@@ -31,6 +31,11 @@ void skip(const char *what, const char *why);
 void note(const char *fmt, ...) __printf(1, 2);
 _Noreturn void finish(void);
 _Noreturn void guest_exit(uint8_t value);
+/*
+ * Is this QEMU's translator, which leaves out checks that hardware makes? The
+ * programs are tried there, too.
+ */
+bool lax_machine(void);
 /* The number that follows NAME= on the command line, or the default. */
 unsigned long arg(const char *name, unsigned long otherwise);
 const char *command_line(void);
@@ -159,6 +164,12 @@ static inline void sti_hlt_cli(void)
 	asm volatile("sti; hlt; cli" : : : "memory");
 }
 
+/* A moment in which interrupts may come in. */
+static inline void let_interrupts_in(void)
+{
+	asm volatile("sti; nop; pause; cli" : : : "memory");
+}
+
 static inline void pause(void)
 {
 	asm volatile("pause" : : : "memory");
@@ -212,7 +223,7 @@ struct cpu {
 	volatile unsigned long start;
 	unsigned index;
 	uint32_t apic_id;
-	struct fault fault;
+	volatile struct fault fault;
 	void (*volatile work)(void);
 	uint64_t gdt[GDT_ENTRIES];
 	uint32_t tss[26 + 2];
@@ -251,13 +262,16 @@ static inline struct cpu *this_cpu(void)
 			1) "\n776:\t" insns "\n777:\t" TRY_MOV " $0, " TRY_WORD(1) __VA_ARGS__);   \
 	} while (0)
 
-static inline struct fault *fault(void)
+static inline volatile struct fault *fault(void)
 {
 	return &this_cpu()->fault;
 }
 
 /* ok when TRY() met this fault, with this error code, at its first instruction. */
 bool faulted(unsigned vector, unsigned long error, const char *what);
+
+/* The same, for traps: it points behind an instruction of this many bytes. */
+bool trapped(unsigned vector, unsigned bytes, const char *what);
 
 typedef void trap_handler(struct frame *f);
 /* NULL: unexpected again. Asked before TRY(). */
@@ -279,6 +293,23 @@ void gate_set(unsigned vector, const void *entry, uint16_t selector, uint8_t typ
 uint64_t descriptor(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags);
 void cpu_setup(unsigned index);
 
+/* --- ring 3 (user.S) ------------------------------------------------------ */
+
+#define VECTOR_USER 0x81 /* INT 0x81 in ring 3 says: done */
+
+struct user_visit {
+	unsigned long ip, cs, flags, sp, ss;
+	unsigned long a, b; /* RAX, RCX */
+};
+
+/*
+ * Runs code in ring 3 until its first trap, which fault() then tells; on one CPU
+ * at a time. The pages must be the user's.
+ */
+void user_enter(const struct user_visit *v);
+/* user_enter() at @code with usual segments; faulted() may follow. */
+void user_try(const void *code, unsigned long a, unsigned long b);
+
 /* --- time (time.c) -------------------------------------------------------- */
 
 #define PM_TIMER_PORT 0x608
@@ -288,6 +319,31 @@ uint32_t pm_timer(void);
 void delay_us(uint32_t us);
 
 #ifdef __x86_64__
+/* --- paging (page.c) ------------------------------------------------------ */
+
+#define PAGE_BYTES 4096ul
+
+#define PTE_P     0x1ull
+#define PTE_W     0x2ull
+#define PTE_U     0x4ull
+#define PTE_A     0x20ull
+#define PTE_D     0x40ull
+#define PTE_LARGE 0x80ull
+#define PTE_G     0x100ull
+#define PTE_NX    (1ull << 63)
+#define PTE_ADDR  0x000ffffffffff000ull
+
+/* A zeroed page, identity mapped; for ever. */
+void *page_alloc(void);
+/*
+ * The entry for an address: of the last level (1), or of a large page's (2, 3), in
+ * the tables that CR3 points to. Tables on the way are made, large pages split, all of
+ * them accessible to users. Nothing is flushed.
+ */
+volatile uint64_t *page_entry(uint64_t va, unsigned level);
+/* One 4 KiB page, flushed on this CPU. */
+void page_map(uint64_t va, uint64_t pte);
+
 /* --- local APIC (apic.c) -------------------------------------------------- */
 
 enum apic_reg {
@@ -351,8 +407,8 @@ unsigned cpu_count(void);
 unsigned smp_start(void);
 /* fn on every CPU at once, this one included; returns when all are through. */
 void smp_run(void (*fn)(void));
-/* Every CPU that smp_run() runs on. */
-void barrier(void);
+/* Until as many CPUs as told have come; the same ones each time. */
+void barrier(unsigned count);
 
 static inline unsigned cpu_index(void)
 {

@@ -81,12 +81,12 @@ void smp_run(void (*fn)(void))
 		pause();
 }
 
-void barrier(void)
+void barrier(unsigned count)
 {
 	static volatile uint32_t arrived, phase;
 	uint32_t now = phase;
 
-	if (__atomic_add_fetch(&arrived, 1, __ATOMIC_SEQ_CST) == running) {
+	if (__atomic_add_fetch(&arrived, 1, __ATOMIC_SEQ_CST) == count) {
 		arrived = 0;
 		__atomic_store_n(&phase, now + 1, __ATOMIC_SEQ_CST);
 		return;

@@ -8,6 +8,8 @@ extern const uint8_t trap_stubs[];
 extern uint8_t cpu_stacks[];
 extern uint32_t boot_magic;
 
+_Noreturn void user_leave(void);
+
 static trap_handler *volatile handlers[256];
 
 void trap_set(unsigned vector, trap_handler *fn)
@@ -25,6 +27,8 @@ static void catch (struct frame *f, struct cpu *c)
 	c->fault.sp = f->sp;
 	c->fault.cr2 = read_cr2();
 	c->fault.start = c->start;
+	if (f->cs & 3)
+		user_leave();
 	f->ip = c->resume;
 	f->flags &= ~0x100ul; /* whoever single-stepped is done */
 	c->resume = 0;
@@ -45,21 +49,31 @@ void trap(struct frame *f)
 
 	if (handlers[f->vector])
 		handlers[f->vector](f);
-	else if (c->resume && f->vector < 32)
+	else if ((c->resume && f->vector < 32) || (f->cs & 3))
 		catch (f, c);
 	else
 		unexpected(f);
 }
 
+static bool caught(unsigned vector, unsigned long error, long after, const char *what)
+{
+	const volatile struct fault *f = fault();
+	long found = (long)(f->ip - f->start);
+
+	if (f->vector == vector && (vector == TRAP_NONE || (f->error == error && found == after)))
+		return ok(true, "%s", what);
+	return ok(false, "%s: found trap %u, error 0x%lx at +%ld, wanted %u, error 0x%lx at +%ld",
+		  what, f->vector, f->error, found, vector, error, after);
+}
+
 bool faulted(unsigned vector, unsigned long error, const char *what)
 {
-	const struct fault *f = fault();
+	return caught(vector, error, 0, what);
+}
 
-	if (f->vector == vector &&
-	    (vector == TRAP_NONE || (f->error == error && f->ip == f->start)))
-		return ok(true, "%s", what);
-	return ok(false, "%s: found trap %u, error 0x%lx at +%ld, wanted %u, error 0x%lx", what,
-		  f->vector, f->error, (long)(f->ip - f->start), vector, error);
+bool trapped(unsigned vector, unsigned bytes, const char *what)
+{
+	return caught(vector, 0, (long)bytes, what);
 }
 
 void gate_set(unsigned vector, const void *entry, uint16_t selector, uint8_t type, uint8_t ist)
@@ -130,6 +144,7 @@ void cpu_setup(unsigned index)
 	c->gdt[SEL_USER_CODE64 / 8] = descriptor(0, 0xfffff, 0xfb, 0xa);
 	c->gdt[SEL_USER_DATA2 / 8] = descriptor(0, 0xfffff, 0xf3, 0xc);
 	asm volatile("lgdt %0" : : "m"(desc));
+	asm volatile("lldt %w0" : : "r"(0));
 	idt_load();
 	tss_setup(c);
 #ifdef __x86_64__
@@ -138,12 +153,31 @@ void cpu_setup(unsigned index)
 #endif
 }
 
+void user_try(const void *code, unsigned long a, unsigned long b)
+{
+#ifdef __x86_64__
+	struct user_visit v = { .cs = SEL_USER_CODE64 | 3 };
+#else
+	struct user_visit v = { .cs = SEL_USER_CODE32 | 3 };
+#endif
+
+	v.ip = (unsigned long)code;
+	v.flags = 2;
+	v.ss = SEL_USER_DATA | 3;
+	v.a = a;
+	v.b = b;
+	this_cpu()->start = v.ip;
+	this_cpu()->fault.vector = TRAP_NONE;
+	user_enter(&v);
+}
+
 /* Called by the boot code on the first CPU. */
 void rt_main(void);
 void rt_main(void)
 {
 	for (unsigned v = 0; v < 256; v++)
 		gate_set(v, trap_stubs + v * TRAP_STUB_BYTES, SEL_CODE, 0x8e, 0);
+	idt[VECTOR_USER].type |= 0x60;
 	cpu_setup(0);
 	/* No interrupt from the PICs before somebody asks for one. */
 	outb(0x21, 0xff);

@@ -1,0 +1,38 @@
+/*
+ * cmd.h - the `alcazar` command: what its files share.
+ *
+ * One file a subcommand; main.c has the table. A subcommand returns the exit
+ * status; nothing else ends the process.
+ */
+#ifndef HOST_LINUX_CMD_CMD_H
+#define HOST_LINUX_CMD_CMD_H
+
+#include "core/util.h"
+
+enum exit_status {
+	STATUS_OK = 0,       /* the guest powered off */
+	STATUS_USER = 2,     /* the user's error */
+	STATUS_INTERNAL = 4, /* ours */
+	STATUS_RESET = 6,    /* reset or triple fault, and --no-reboot */
+	STATUS_SIGNAL = 8,
+	STATUS_TIMEOUT = 124
+	/* Odd ones are the guest's: (value << 1) | 1. */
+};
+
+int cmd_run(int argc, char **argv);
+int cmd_topology(int argc, char **argv);
+
+/* One line on standard error; returns STATUS_USER. */
+int user_error(const char *fmt, ...) __printf(1, 2);
+/* The same for what is nobody's fault but ours. */
+int internal_error(const char *fmt, ...) __printf(1, 2);
+
+/* Flush standard output; what could not be written is an error. Returns @status or worse. */
+int finish_output(int status);
+
+#define SIZE_TEXT 24
+
+/* "512M", "1.5G": @buf, for use in a printf(). */
+const char *size_text(uint64_t bytes, char buf[SIZE_TEXT]);
+
+#endif

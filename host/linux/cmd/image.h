@@ -1,0 +1,11 @@
+/* image.h - kernels and initrds: files mapped read-only, whatever may be in them. */
+#ifndef HOST_LINUX_CMD_IMAGE_H
+#define HOST_LINUX_CMD_IMAGE_H
+
+#include "boot/boot.h"
+
+/* @label: "--kernel PATH", for complaints. 0, or an exit status after the user was told. */
+int image_map(struct boot_image *out, const char *path, const char *label);
+void image_unmap(struct boot_image *image);
+
+#endif

@@ -1,0 +1,21 @@
+/* report.h - what the commands tell: the plan, counters, the result; as text and as JSON. */
+#ifndef HOST_LINUX_CMD_REPORT_H
+#define HOST_LINUX_CMD_REPORT_H
+
+#include "vmm.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+void report_plan(FILE *out, const char *name, const struct machine_model *m, const struct plan *p);
+json_t *report_plan_json(const struct machine_model *m, const struct plan *p);
+
+void report_stats(FILE *out, struct vm *vm);
+json_t *report_stats_json(struct vm *vm);
+
+const char *report_end_name(enum vmm_end end);
+
+/* One document on standard output, freed; @flags as of json_dumpf(). An exit status. */
+int report_json(json_t *doc, size_t flags, int status);
+
+#endif

@@ -1,0 +1,24 @@
+/* run.h - what the user asked of `alcazar run`. */
+#ifndef HOST_LINUX_CMD_RUN_H
+#define HOST_LINUX_CMD_RUN_H
+
+#include "options.h"
+
+enum run_engine { ENGINE_AUTO, ENGINE_KVM, ENGINE_SOFT, ENGINE_INTERP };
+
+struct run_options {
+	const char *kernel, *initrd, *append, *name, *console, *trace, *config, *cpu;
+	unsigned cpus, nodes, timeout_s, gdb_port;
+	unsigned engine; /* enum run_engine */
+	unsigned clock;  /* enum clock_source */
+	uint64_t memory;
+	bool reboot, prefault, quiet, dry_run, json, stats, help;
+};
+
+/* The table of options, nothing given yet. */
+void run_option_set(struct option_set *s);
+
+/* Flags, then the configuration file they name; @o is complete. 0 or an exit status. */
+int run_options_get(struct option_set *s, int argc, char **argv, struct run_options *o);
+
+#endif

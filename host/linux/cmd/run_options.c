@@ -1,0 +1,120 @@
+/* run_options.c - the options of `alcazar run`, their limits and defaults. */
+#include "run.h"
+
+#include "cmd.h"
+#include "config.h"
+#include "vmm.h"
+
+#include <ctype.h>
+
+#define OFFSET(field) offsetof(struct run_options, field)
+
+#define MEMORY_MAX   ((uint64_t)64 << 40) /* what 46 physical address bits cover */
+#define TIMEOUT_MAX  (366u * 24 * 3600)
+#define NAME_LEN_MAX 64
+
+static const char *const engine_names[] = { "auto", "kvm", "soft", "interp", NULL };
+static const char *const clock_names[] = { "host", "icount", NULL };
+
+/* clang-format off */
+static const struct option table[] = {
+	{ "kernel", "FILE", OPT_TEXT, OFFSET(kernel),
+	  .help = "Linux bzImage or ELF vmlinux, or a Multiboot image" },
+	{ "initrd", "FILE", OPT_TEXT, OFFSET(initrd),
+	  .help = "initial RAM disk; for Multiboot the first module" },
+	{ "append", "TEXT", OPT_TEXT, OFFSET(append),
+	  .help = "the guest's command line" },
+	{ "cpus", "N", OPT_NUMBER, OFFSET(cpus), .min = 1, .max = VMM_VCPUS_MAX,
+	  .help = "virtual CPUs (1)" },
+	{ "memory", "SIZE", OPT_SIZE, OFFSET(memory), .min = VMM_MEMORY_MIN, .max = MEMORY_MAX,
+	  .help = "guest memory: 512M, 4G (1G)" },
+	{ "nodes", "N", OPT_NUMBER, OFFSET(nodes), .min = 1, .max = PLAN_NODES_MAX,
+	  .help = "NUMA nodes of the guest (1)" },
+	{ "engine", "ENGINE", OPT_CHOICE, OFFSET(engine), .choices = engine_names,
+	  .help = "auto, kvm, soft or interp (auto)" },
+	{ "cpu", "[+-]FEATURE,...", OPT_LIST, OFFSET(cpu),
+	  .help = "CPU features to add or take away: +aes,-pcid" },
+	{ "clock", "CLOCK", OPT_CHOICE, OFFSET(clock), .choices = clock_names,
+	  .help = "guest time: host, or icount: repeats exactly, one CPU (host)" },
+	{ "prefault", NULL, OPT_SWITCH, OFFSET(prefault),
+	  .help = "populate all guest memory before the start" },
+	{ "config", "FILE.yaml", OPT_TEXT, OFFSET(config), .flag_only = true,
+	  .help = "read options from a file; keys are these names, flags override" },
+	{ "console", "WHERE", OPT_TEXT, OFFSET(console),
+	  .help = "guest console: stdio, file:PATH or none (stdio)" },
+	{ "name", "NAME", OPT_TEXT, OFFSET(name),
+	  .help = "the machine's name in messages (guest)" },
+	{ "reboot", NULL, OPT_SWITCH, OFFSET(reboot),
+	  .help = "no: end when the guest resets, instead of starting it anew" },
+	{ "timeout", "SECONDS", OPT_NUMBER, OFFSET(timeout_s), .min = 1, .max = TIMEOUT_MAX,
+	  .help = "end the machine after this time" },
+	{ "gdb", "PORT", OPT_NUMBER, OFFSET(gdb_port), .min = 1, .max = 65535,
+	  .help = "serve the GDB remote protocol on 127.0.0.1:PORT" },
+	{ "trace", "WHAT[:FILE]", OPT_TEXT, OFFSET(trace),
+	  .help = "exits or insn: a line for each, to FILE or standard error" },
+	{ "quiet", NULL, OPT_SWITCH, OFFSET(quiet),
+	  .help = "print errors only" },
+	{ "dry-run", NULL, OPT_SWITCH, OFFSET(dry_run), .flag_only = true,
+	  .help = "check everything, print the placement, start nothing" },
+	{ "json", NULL, OPT_SWITCH, OFFSET(json),
+	  .help = "placement (--dry-run), counters and result as JSON" },
+	{ "stats", NULL, OPT_SWITCH, OFFSET(stats),
+	  .help = "print counters when the machine has ended" },
+	{ "help", NULL, OPT_SWITCH, OFFSET(help), .flag_only = true,
+	  .help = "this list" },
+};
+/* clang-format on */
+
+void run_option_set(struct option_set *s)
+{
+	*s = (struct option_set){
+		.command = "run",
+		.summary = "Boot a guest, each virtual CPU a pinned host thread, and stay with it.",
+		.table = table,
+		.nr = ARRAY_SIZE(table),
+	};
+}
+
+static int check_name(const struct option_set *s, const char *name)
+{
+	char label[160];
+	size_t n = strlen(name);
+	bool ok = n && n <= NAME_LEN_MAX && isalnum((unsigned char)name[0]);
+
+	for (const char *p = name; *p; p++)
+		ok = ok && (isalnum((unsigned char)*p) || strchr("._-", *p));
+	if (ok)
+		return 0;
+	return user_error("%s: a name is 1 to %d letters, digits, '.', '_' and '-', and begins "
+			  "with a letter or digit",
+			  options_label(s, "name", label, sizeof(label)), NAME_LEN_MAX);
+}
+
+int run_options_get(struct option_set *s, int argc, char **argv, struct run_options *o)
+{
+	int status;
+
+	*o = (struct run_options){
+		.append = "",
+		.name = "guest",
+		.console = "stdio",
+		.cpus = 1,
+		.nodes = 1,
+		.memory = GIB(1),
+		.engine = ENGINE_AUTO,
+		.reboot = true,
+	};
+	status = options_from_args(s, argc, argv);
+	if (!status)
+		status = options_apply(s, o);
+	if (!status && o->help)
+		return 0;
+	if (!status && o->config) {
+		status = config_read(o->config, s);
+		if (!status)
+			status = options_apply(s, o);
+	}
+	if (!status)
+		status = check_name(s, o->name);
+	return status;
+}

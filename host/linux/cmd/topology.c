@@ -1,0 +1,224 @@
+/* topology.c - `alcazar topology`: the host as placement sees it. */
+#include "cmd.h"
+#include "host/linux/host_linux.h"
+#include "options.h"
+#include "report.h"
+#include "tree.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct topology_options {
+	const char *topology;
+	bool json, help;
+};
+
+/* clang-format off */
+static const struct option table[] = {
+	{ "topology", "WHICH", OPT_TEXT, offsetof(struct topology_options, topology),
+	  .help = "another machine: an hwloc XML file or \"node:2 core:4 pu:2\"" },
+	{ "json", NULL, OPT_SWITCH, offsetof(struct topology_options, json),
+	  .help = "as a JSON document" },
+	{ "help", NULL, OPT_SWITCH, offsetof(struct topology_options, help),
+	  .help = "this list" },
+};
+/* clang-format on */
+
+/* --- text ------------------------------------------------------------------------- */
+
+struct span {
+	unsigned first, end; /* PUs, in logical order */
+};
+
+static struct span node_span(const struct machine_model *m, unsigned node)
+{
+	struct span s = { .first = m->nr_pus, .end = 0 };
+
+	for (unsigned i = 0; i < m->nr_pus; i++) {
+		if (m->pu[i].node != node)
+			continue;
+		s.first = MIN(s.first, i);
+		s.end = i + 1;
+	}
+	return s;
+}
+
+/* The PUs of one core, from PU @i on: "PU 0 4", unusable ones in brackets. */
+static unsigned print_core(struct tree *t, const struct machine_model *m, unsigned i, unsigned end,
+			   unsigned node)
+{
+	char pus[256] = "";
+	unsigned core = m->pu[i].core, next = i;
+
+	for (; next < end && m->pu[next].core == core; next++) {
+		size_t used = strlen(pus);
+
+		snprintf(pus + used, sizeof(pus) - used, m->pu[next].usable ? " %u" : " (%u)",
+			 m->pu[next].os_index);
+	}
+	tree_line(t, 2, next == end, "core %u, package %u, last-level cache %u: PU%s", core,
+		  m->pu[i].package, m->pu[i].llc, pus);
+	return next;
+}
+
+static void print_node(struct tree *t, const struct machine_model *m, unsigned node)
+{
+	const struct machine_node *n = &m->node[node];
+	struct span s = node_span(m, node);
+	char total[SIZE_TEXT], left[SIZE_TEXT];
+
+	tree_line(t, 1, node + 1 == m->nr_nodes, "node %u: %s, %s free%s", n->os_index,
+		  size_text(n->memory_bytes, total), size_text(n->free_bytes, left),
+		  n->usable ? "" : ", not allowed");
+	for (unsigned i = s.first; i < s.end;)
+		i = print_core(t, m, i, s.end, node);
+}
+
+static void print_caches(struct tree *t, const struct machine_model *m)
+{
+	char l1d[SIZE_TEXT], l1i[SIZE_TEXT], l2[SIZE_TEXT], llc[SIZE_TEXT];
+
+	if (!m->l1d_bytes && !m->llc_bytes)
+		return; /* synthetic machines need not have any */
+	tree_line(t, 1, !m->nr_nodes, "caches: L1d %s, L1i %s, L2 %s, last level %s",
+		  size_text(m->l1d_bytes, l1d), size_text(m->l1i_bytes, l1i),
+		  size_text(m->l2_bytes, l2), size_text(m->llc_bytes, llc));
+}
+
+static void print_distances(const struct machine_model *m)
+{
+	if (m->nr_nodes < 2)
+		return;
+	printf("distances:\n      ");
+	for (unsigned j = 0; j < m->nr_nodes; j++)
+		printf(" %4u", m->node[j].os_index);
+	for (unsigned i = 0; i < m->nr_nodes; i++) {
+		printf("\n  %4u", m->node[i].os_index);
+		for (unsigned j = 0; j < m->nr_nodes; j++)
+			printf(" %4u", machine_distance(m, i, j));
+	}
+	putchar('\n');
+}
+
+static int print_text(const struct machine_model *m)
+{
+	struct tree t = tree_on(stdout);
+
+	tree_line(&t, 0, true, "%s: %u package%s, %u node%s, %u core%s, %u PU%s", m->name,
+		  m->nr_packages, m->nr_packages == 1 ? "" : "s", m->nr_nodes,
+		  m->nr_nodes == 1 ? "" : "s", m->nr_cores, m->nr_cores == 1 ? "" : "s", m->nr_pus,
+		  m->nr_pus == 1 ? "" : "s");
+	print_caches(&t, m);
+	for (unsigned i = 0; i < m->nr_nodes; i++)
+		print_node(&t, m, i);
+	print_distances(m);
+	return finish_output(0);
+}
+
+/* --- JSON ------------------------------------------------------------------------- */
+
+static json_t *json_index(unsigned n)
+{
+	return n == MACHINE_NONE ? json_null() : json_integer(n);
+}
+
+static json_t *pus_json(const struct machine_model *m)
+{
+	json_t *pus = json_array();
+
+	for (unsigned i = 0; i < m->nr_pus; i++) {
+		const struct machine_pu *p = &m->pu[i];
+		json_t *node = p->node == MACHINE_NONE ? json_null()
+						       : json_integer(m->node[p->node].os_index);
+
+		json_array_append_new(
+			pus, json_pack("{s:i s:i s:i s:i s:i s:i s:o s:b}", "pu", p->os_index,
+				       "core", p->core, "smt", p->smt, "llc", p->llc, "die", p->die,
+				       "package", p->package, "node", node, "usable", p->usable));
+	}
+	return pus;
+}
+
+static json_t *nodes_json(const struct machine_model *m)
+{
+	json_t *nodes = json_array();
+
+	for (unsigned i = 0; i < m->nr_nodes; i++) {
+		const struct machine_node *n = &m->node[i];
+		json_t *distances = json_array();
+
+		for (unsigned j = 0; j < m->nr_nodes; j++)
+			json_array_append_new(distances, json_integer(machine_distance(m, i, j)));
+		json_array_append_new(nodes,
+				      json_pack("{s:i s:o s:I s:I s:b s:o}", "node", n->os_index,
+						"package", json_index(n->package), "memory_bytes",
+						(json_int_t)n->memory_bytes, "free_bytes",
+						(json_int_t)n->free_bytes, "usable", n->usable,
+						"distances", distances));
+	}
+	return nodes;
+}
+
+static int print_json(const struct machine_model *m)
+{
+	json_t *caches = json_pack("{s:I s:I s:I s:I}", "l1d_bytes", (json_int_t)m->l1d_bytes,
+				   "l1i_bytes", (json_int_t)m->l1i_bytes, "l2_bytes",
+				   (json_int_t)m->l2_bytes, "llc_bytes", (json_int_t)m->llc_bytes);
+
+	return report_json(json_pack("{s:s s:i s:i s:o s:o s:o}", "name", m->name, "packages",
+				     m->nr_packages, "cores", m->nr_cores, "caches", caches,
+				     "nodes", nodes_json(m), "pus", pus_json(m)),
+			   JSON_INDENT(2), 0);
+}
+
+/* --- the command ------------------------------------------------------------------ */
+
+static int discover(struct machine_model *m)
+{
+	struct host host = { 0 };
+	int err = host_linux_create(&host);
+
+	if (!err)
+		err = host.ops->topology(host.ctx, m);
+	host_linux_destroy(&host);
+	return err ? internal_error("cannot discover the host's topology: %s", strerror(-err)) : 0;
+}
+
+static int show(const struct topology_options *o)
+{
+	struct machine_model m = { 0 };
+	char why[512];
+	int status = 0;
+
+	if (!o->topology)
+		status = discover(&m);
+	else if (host_linux_topology_from(o->topology, &m, why, sizeof(why)))
+		status = user_error("%s", why);
+	if (!status)
+		status = o->json ? print_json(&m) : print_text(&m);
+	machine_free(&m);
+	return status;
+}
+
+int cmd_topology(int argc, char **argv)
+{
+	struct option_set set = {
+		.command = "topology",
+		.summary = "Show the host: nodes, cores, PUs (those not usable in brackets).",
+		.table = table,
+		.nr = ARRAY_SIZE(table),
+	};
+	struct topology_options o = { 0 };
+	int status = options_from_args(&set, argc, argv);
+
+	if (!status)
+		status = options_apply(&set, &o);
+	if (!status && o.help) {
+		options_help(&set);
+		status = finish_output(0);
+	} else if (!status) {
+		status = show(&o);
+	}
+	options_free(&set);
+	return status;
+}
