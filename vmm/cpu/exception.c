@@ -8,6 +8,7 @@
  * Task gates are not built: they raise #GP as an invalid gate does.
  */
 #include "cpu/codemap.h"
+#include "cpu/debug.h"
 #include "cpu/lapic.h"
 #include "cpu/mmu.h"
 #include "cpu/pv.h"
@@ -403,8 +404,10 @@ static void take_init(struct cpu *c)
 	c->fault.pending = false;
 	cpu_set_rflags(c, s->rflags);
 	lapic_reset(c);
+	pv_restore(c);
 	cpu_update_mode(c);
 	mmu_switch(c, true);
+	debug_update(c);
 }
 
 static void take_sipi(struct cpu *c)

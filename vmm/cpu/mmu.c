@@ -462,8 +462,6 @@ static bool entry_cas(const struct cpu *c, void *hva, uint64_t old, uint64_t v)
 /* Accessed and dirty flags. False: another processor changed an entry, walk again. */
 static bool walk_mark(struct cpu *c, const struct walk *w, bool write)
 {
-	struct codemap *map = codemap_of(c);
-
 	for (unsigned i = 0; i < w->nr_entries; i++) {
 		uint64_t old = w->entry[i].value, v = old | PTE_A;
 
@@ -473,8 +471,7 @@ static bool walk_mark(struct cpu *c, const struct walk *w, bool write)
 			continue;
 		if (!entry_cas(c, w->entry[i].hva, old, v))
 			return false;
-		if (codemap_is_code(map, w->entry[i].gpa))
-			codemap_written(map, c, w->entry[i].gpa, c->mmu->paging.entry_bytes);
+		codemap_written(codemap_of(c), c, w->entry[i].gpa, c->mmu->paging.entry_bytes);
 	}
 	return true;
 }
@@ -686,14 +683,12 @@ static void target_read(struct cpu *c, const struct target *t, void *buf, unsign
 /* The store comes before the notice: who decodes in between decodes twice. */
 static void target_write(struct cpu *c, const struct target *t, const void *buf, unsigned bytes)
 {
-	struct codemap *map = codemap_of(c);
-
 	if (!t->hva) {
 		device_access(c, t->gpa, (uint8_t *)(uintptr_t)buf, bytes, true);
 		return;
 	}
 	ram_write(t->hva, buf, bytes);
-	codemap_written(map, c, t->gpa, bytes);
+	codemap_written(codemap_of(c), c, t->gpa, bytes);
 }
 
 static uint64_t next_page(const struct cpu *c, uint64_t gva, unsigned first, enum priv p, bool sys)
@@ -798,13 +793,12 @@ void *mmu_rmw(struct cpu *c, uint64_t gva, unsigned bytes)
 
 void mmu_rmw_done(struct cpu *c, uint64_t gva, unsigned bytes)
 {
-	struct codemap *map = codemap_of(c);
 	uint64_t gpa;
 
 	if (likely(tlb_slot(c, gva)->write == tlb_key(c, gva, bytes)))
 		return;
 	if (!mmu_translate(c, gva, &gpa))
-		codemap_written(map, c, gpa, bytes);
+		codemap_written(codemap_of(c), c, gpa, bytes);
 	debug_access(c, gva, bytes, MMU_WRITE);
 }
 
