@@ -264,9 +264,9 @@ static int write_initrd(struct loader *l, struct linux_kernel *k)
 	gpa = load_place_high(l, initrd->bytes, k->high, limit);
 	if (!gpa)
 		return load_refuse(l, -ENOSPC,
-				   "the initrd of %llu MiB does not fit above the kernel: RAM "
-				   "below 4 GiB ends at %llu MiB; give the machine more memory",
-				   (unsigned long long)((initrd->bytes >> 20) + 1),
+				   "the initrd of %zu MiB does not fit above the kernel: RAM below "
+				   "4 GiB ends at %llu MiB; give the machine more memory",
+				   (initrd->bytes >> 20) + 1,
 				   (unsigned long long)(l->low_end >> 20));
 	store_u32(k->zero_page + HDR_INITRD_GPA, (uint32_t)gpa);
 	store_u32(k->zero_page + HDR_INITRD_BYTES, (uint32_t)initrd->bytes);
