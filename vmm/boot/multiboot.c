@@ -106,7 +106,8 @@ static int load_by_addresses(struct multiboot *mb, size_t header)
 	const struct boot_image *image = &mb->l->r->kernel;
 	const uint8_t *h = image->data + header;
 	uint32_t header_gpa, load_gpa, load_end, bss_end;
-	uint64_t offset, bytes, end;
+	size_t offset, bytes;
+	uint64_t end;
 	int err;
 
 	if (image->bytes - header < 32)
@@ -121,14 +122,14 @@ static int load_by_addresses(struct multiboot *mb, size_t header)
 		return load_refuse(mb->l, -ENOEXEC,
 				   "damaged: its multiboot header contradicts itself");
 	offset = header - (header_gpa - load_gpa);
-	bytes = load_end ? (uint64_t)load_end - load_gpa : image->bytes - offset;
-	if (load_end < load_gpa && load_end)
+	bytes = load_end ? load_end - load_gpa : image->bytes - offset;
+	if (load_end && load_end < load_gpa)
 		return load_refuse(mb->l, -ENOEXEC, "damaged: it would end before it starts");
 	if (!load_within(offset, bytes, image->bytes))
 		return load_refuse(mb->l, -ENOEXEC,
 				   "truncated: %zu bytes, its header promises %llu", image->bytes,
 				   (unsigned long long)(offset + bytes));
-	end = MAX(load_gpa + bytes, (uint64_t)bss_end);
+	end = MAX(load_gpa + bytes, (size_t)bss_end);
 	if (load_gpa < LOAD_BASE)
 		return load_refuse(mb->l, -ENOEXEC, "wants to be loaded at %#x, below 1 MiB",
 				   load_gpa);
