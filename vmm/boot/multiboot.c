@@ -135,7 +135,7 @@ static int read_addresses(struct multiboot *mb, size_t header, struct placement 
 static int load_by_addresses(struct multiboot *mb, size_t header)
 {
 	struct loader *l = mb->l;
-	struct placement p;
+	struct placement p = { 0 };
 	int err = read_addresses(mb, header, &p);
 
 	if (err)
