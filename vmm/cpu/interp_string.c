@@ -309,7 +309,8 @@ static u64 piece_cmps(struct cpu *c, const struct op *o, u16 *fl)
 	n = bulk_cmps(c, o, a, b, fl);
 	if (n)
 		return n;
-	if (!mem_read(c, a, o->size, &v) || !mem_read(c, b, o->size, &w))
+	/* Where both fault processors report the destination. */
+	if (!mem_read(c, b, o->size, &w) || !mem_read(c, a, o->size, &v))
 		return 0;
 	*fl = compare(o->size, v, w);
 	return 1;
