@@ -394,7 +394,7 @@ static void op_nop(struct cpu *c, const struct op *o)
 /* Guest memory is host memory: only the store buffer must be drained, as there. */
 static void op_mfence(struct cpu *c, const struct op *o)
 {
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	asm volatile("mfence" : : : "memory");
 	OP_NEXT(c, o);
 }
 
