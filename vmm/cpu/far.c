@@ -274,7 +274,7 @@ static void drop_segments(struct cpu *c, unsigned cpl)
 	for (unsigned i = 0; i < ARRAY_SIZE(data); i++) {
 		struct segment *s = &c->s.seg[data[i]];
 
-		if ((s->attr & SEG_UNUSABLE) || seg_is_conforming_code(s) || seg_dpl(s) >= c->cpl)
+		if ((s->attr & SEG_UNUSABLE) || seg_is_conforming_code(s) || seg_dpl(s) >= cpl)
 			continue;
 		*s = (struct segment){ .attr = SEG_UNUSABLE };
 	}
