@@ -170,6 +170,7 @@ enum debug_action debug_before_insn(struct cpu *c)
 	unsigned hits;
 
 	c->debug.trap = c->s.rflags & RFLAGS_TF;
+	c->debug.resume = c->s.rflags & RFLAGS_RF;
 	if (!c->s.movss_shadow)
 		c->debug.hits = 0;
 	c->debug.watch_hit = false;
@@ -189,7 +190,7 @@ enum debug_action debug_after_insn(struct cpu *c)
 {
 	uint64_t dr6 = c->debug.hits | (c->debug.trap ? DR6_BS : 0);
 
-	if (c->s.rflags & RFLAGS_RF) {
+	if (c->debug.resume && (c->s.rflags & RFLAGS_RF)) {
 		c->s.rflags &= ~(uint64_t)RFLAGS_RF;
 		debug_update(c);
 	}
