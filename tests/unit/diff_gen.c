@@ -885,6 +885,11 @@ static void patch(struct diff_case *t, uint64_t at, const void *bytes, unsigned 
 	memcpy(t->patch, bytes, t->patch_bytes);
 }
 
+static bool pops_flags(const ZydisDecodedInstruction *insn)
+{
+	return insn->mnemonic == ZYDIS_MNEMONIC_POPF || insn->mnemonic == ZYDIS_MNEMONIC_POPFQ;
+}
+
 /* What an operand in memory holds. */
 static void random_operand(struct diff_case *t, const struct decoded *d, uint64_t at,
 			   unsigned bytes)
@@ -897,8 +902,7 @@ static void random_operand(struct diff_case *t, const struct decoded *d, uint64_
 		random_extended(v);
 	} else if (is_branch(&d->insn) && !one_in(8)) {
 		memcpy(v, &goal, 8);
-	} else if (d->insn.mnemonic == ZYDIS_MNEMONIC_POPF ||
-		   d->insn.mnemonic == ZYDIS_MNEMONIC_POPFQ) {
+	} else if (pops_flags(&d->insn)) {
 		/* Flags that the child's kernel minds, or never takes back. */
 		goal = random_u64() & ~(uint64_t)(RFLAGS_TF | RFLAGS_AC | RFLAGS_NT | RFLAGS_ID);
 		memcpy(v, &goal, 8);
@@ -923,6 +927,8 @@ static void aim_operands(struct diff_case *t, const struct decoded *d, uint64_t 
 			continue;
 		if (!target || op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
 			target = random_target(op->size / 8);
+		if (pops_flags(&d->insn))
+			target = DIFF_DATA + 512 + random_below(1024);
 		aim(t, &op->mem, target);
 		if (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
 			random_operand(t, d, target, op->size / 8u);

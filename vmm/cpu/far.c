@@ -344,7 +344,6 @@ static void iret_flags(struct cpu *c, uint64_t flags, uint64_t mask, unsigned si
 	if (size > 2 && c->debug.points)
 		mask |= RFLAGS_RF; /* matters to break points alone, and costs a slow step */
 	sys_write_flags(c, (cpu_rflags(c) & ~mask) | (flags & mask));
-	c->debug.resume = false; /* RF is for the instruction that we return to */
 	c->s.nmi_blocked = false;
 }
 
