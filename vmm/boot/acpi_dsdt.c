@@ -154,8 +154,7 @@ static void write_device(struct acpi_buf *b, const struct legacy_device *d)
 	start = package_begin(b);
 	buf_bytes(b, d->name, 4);
 	aml_name(b, "_HID");
-	buf_u8(b, AML_DWORD);
-	buf_u32(b, eisa_id(d->hid));
+	aml_integer(b, eisa_id(d->hid));
 	write_resources(b, d);
 	package_end(b, start);
 }

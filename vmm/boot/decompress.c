@@ -57,7 +57,7 @@ static int unpack_lz4(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t o
 		in_pos += 4;
 		if (block == LZ4_LEGACY_MAGIC) /* streams may follow each other */
 			continue;
-		if (block > in_bytes - in_pos)
+		if (block > in_bytes - in_pos || block > LZ4_COMPRESSBOUND(LZ4_BLOCK_BYTES))
 			return -EINVAL;
 		got = LZ4_decompress_safe((const char *)in + in_pos, (char *)out + out_pos,
 					  (int)block,

@@ -65,7 +65,6 @@ enum setup_header {
 #define STUB_ENTRY_64    0x200
 
 #define SECTOR_BYTES  512
-#define PAYLOAD_MAX   GIB(1)
 #define ELF_ALIGNMENT MIB(2) /* x86-64 executables keep offset and address congruent */
 
 /* A kernel in RAM, and what it said about itself. */
@@ -139,9 +138,11 @@ static int unpack_payload(struct loader *l, struct linux_kernel *k, const uint8_
 		return -ENOTSUP;
 	/* The unpacked size follows the stream; gzip's own trailer is the same. */
 	out_bytes = load_u32(in + in_bytes - 4);
-	if (out_bytes > PAYLOAD_MAX)
-		return load_refuse(l, -ENOEXEC, "damaged: its payload unpacks to %llu MiB",
-				   (unsigned long long)(out_bytes >> 20));
+	if (out_bytes > l->low_end)
+		return load_refuse(l, -ENOSPC,
+				   "does not fit: unpacks to %llu MiB, RAM ends at %llu MiB",
+				   (unsigned long long)(out_bytes >> 20),
+				   (unsigned long long)(l->low_end >> 20));
 	out = guess_place(l, pref_address, out_bytes, &base);
 	if (!out) {
 		out = temp = malloc(out_bytes + !out_bytes);

@@ -68,6 +68,7 @@ static void reset_machine(struct vm *vm)
 		dev_reset(vm->dev[i]);
 	for (unsigned i = 0; i < vm->nr_vcpus; i++)
 		vm->engine->reset(vm->vcpu[i]);
+	cpu_state_reset(&vm->boot_state, true);
 	err = boot_load(b, &vm->boot_state, why, sizeof(why));
 	for (unsigned i = 0; i < b->gmem->nr_slots; i++)
 		vm->engine->code_changed(vm, b->gmem->slot[i].gpa, b->gmem->slot[i].bytes);

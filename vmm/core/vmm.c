@@ -189,6 +189,7 @@ static int load_images(struct vm *vm, char *why, size_t why_bytes)
 		.cmdline = cfg->cmdline ? cfg->cmdline : "",
 	};
 	memcpy(b->module, cfg->module, sizeof(b->module));
+	cpu_state_reset(&vm->boot_state, true);
 	return boot_load(b, &vm->boot_state, why, why_bytes);
 }
 

@@ -84,7 +84,9 @@ static bool is_write(const ZydisDecodedOperand *op)
 static bool recipe_gpr(struct recipe *p, const ZydisDecodedOperand *op)
 {
 	struct stub_reg *r = &p->gpr[p->nr_gprs];
-	int id = ZydisRegisterGetId(op->reg.value);
+	/* Ids count AH to BH, so only those of whole registers are register numbers. */
+	int id = ZydisRegisterGetId(
+		ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, op->reg.value));
 
 	if (p->nr_gprs == ARRAY_SIZE(p->gpr) || id < 0)
 		return false;
@@ -118,18 +120,22 @@ static bool recipe_gpr(struct recipe *p, const ZydisDecodedOperand *op)
 	return true;
 }
 
+/* Each register once, as wide as its widest operand. */
 static bool recipe_vector(struct recipe *p, const ZydisDecodedOperand *op, unsigned bytes)
 {
 	uint8_t id = (uint8_t)ZydisRegisterGetId(op->reg.value);
+	struct stub_reg *r = p->vec;
 
-	if (p->nr_vecs == ARRAY_SIZE(p->vec))
+	while (r < p->vec + p->nr_vecs && r->guest != id)
+		r++;
+	if (r == p->vec + ARRAY_SIZE(p->vec))
 		return false;
-	p->vec[p->nr_vecs++] = (struct stub_reg){
-		.guest = id,
-		.host = id,
-		.write = is_write(op),
-		.vector_bytes = (uint8_t)bytes,
-	};
+	if (r == p->vec + p->nr_vecs) {
+		*r = (struct stub_reg){ .guest = id, .host = id };
+		p->nr_vecs++;
+	}
+	r->write |= is_write(op);
+	r->vector_bytes = (uint8_t)MAX(r->vector_bytes, bytes);
 	return true;
 }
 
@@ -263,7 +269,8 @@ static bool recipe_make(struct recipe *p, const struct cpu *c)
 {
 	const ZydisDecodedInstruction *insn = p->insn;
 
-	if (!is_computational(insn->meta.isa_ext))
+	if (!is_computational(insn->meta.isa_ext) ||
+	    insn->meta.isa_set == ZYDIS_ISA_SET_SSE_PREFETCH)
 		return false;
 	p->in_long_mode = insn->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
 	p->vector_max = (uint8_t)vector_max(c);
@@ -747,10 +754,14 @@ static unsigned recipe_align(const struct recipe *p)
 	}
 }
 
-/* Whether it takes a waiting x87 exception first: SDM vol. 1, 8.3.11 and 8.3.12. */
-static bool waits(ZydisMnemonic mnemonic)
+/* Control instructions: take no waiting exception, or leave no trace in the pointers. */
+static uint64_t x87_traits(ZydisMnemonic mnemonic)
 {
 	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_FLDCW:
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FRSTOR:
+		return STUB_WAITS;
 	case ZYDIS_MNEMONIC_FDISI8087_NOP:
 	case ZYDIS_MNEMONIC_FENI8087_NOP:
 	case ZYDIS_MNEMONIC_FNCLEX:
@@ -760,9 +771,9 @@ static bool waits(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FNSTSW:
 	case ZYDIS_MNEMONIC_FSETPM287_NOP:
-		return false;
+		return 0;
 	default:
-		return true;
+		return STUB_WAITS | STUB_POINTERS;
 	}
 }
 
@@ -786,8 +797,7 @@ static uint64_t recipe_traits(const struct recipe *p)
 		t |= recipe_align(p) - 1;
 	if (!p->fx)
 		return t;
-	if (waits(p->insn->mnemonic))
-		t |= STUB_WAITS;
+	t |= x87_traits(p->insn->mnemonic);
 	if (p->insn->meta.isa_ext != ZYDIS_ISA_EXT_X87 && !p->has_x87)
 		t |= STUB_MMX;
 	if (p->nr_vecs)

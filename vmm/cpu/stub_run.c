@@ -116,31 +116,38 @@ bool stub_gate_avx(struct cpu *c, const struct op *o)
 /* --- running ------------------------------------------------------------------------------ */
 
 /*
- * The x87 noted where it was executed and what it accessed: host addresses,
- * where the guest's belong. FOP holds the ModRM byte of the re-encoded form.
+ * The x87 notes where it was executed and what it accessed: host addresses, where
+ * the guest's belong, and in FOP the ModRM byte of the re-encoded form. Whether it
+ * did depends on the processor and on exceptions; so the fields are cleared
+ * before, and what is still clear after was left alone. (No memory operand is at
+ * 0, and no register form has opcode 0.)
  */
-static void x87_pointers(struct cpu *c, const struct op *o, const void *mem)
+static bool run_x87(struct cpu *c, const struct op *o, void *mem)
 {
 	struct fx_image *fx = xstate_fx(&c->s);
+	uint64_t ip = fx->ip, dp = fx->dp;
+	uint16_t opcode = fx->opcode;
+	bool ok;
 
-	if (fx->ip - (uintptr_t)o->stub < 512) {
-		fx->ip = op_rip(c, o);
-		if (fx->opcode)
-			fx->opcode = (o->imm >> STUB_FOP_SHIFT) & 0x7ff;
-	}
+	fx->ip = 0;
+	fx->dp = 0;
+	fx->opcode = 0;
+	ok = !((stub_fn *)(uintptr_t)o->stub)(c, mem);
+	fx->ip = fx->ip ? op_rip(c, o) : ip;
 	if (mem && fx->dp == (uintptr_t)mem)
 		fx->dp = op_ea(c, o);
+	else if (!fx->dp)
+		fx->dp = dp;
+	fx->opcode = fx->opcode ? (o->imm >> STUB_FOP_SHIFT) & 0x7ff : opcode;
+	return ok;
 }
 
 /* False: an unmasked SIMD exception. */
 static inline bool run(struct cpu *c, const struct op *o, enum stub_gate kind, void *mem)
 {
-	stub_fn *fn = (stub_fn *)(uintptr_t)o->stub;
-	bool ok = likely(!fn(c, mem));
-
-	if (kind == STUB_FX)
-		x87_pointers(c, o, mem);
-	return ok;
+	if (kind == STUB_FX && (o->imm & STUB_POINTERS))
+		return run_x87(c, o, mem);
+	return likely(!((stub_fn *)(uintptr_t)o->stub)(c, mem));
 }
 
 /* SDM vol. 1, 11.5.2. */

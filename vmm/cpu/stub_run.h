@@ -31,7 +31,8 @@ enum stub_shape { STUB_REG, STUB_LOAD, STUB_STORE, STUB_SHAPES };
 #define STUB_WAITS     BIT(8) /* takes a waiting x87 exception first */
 #define STUB_MMX       BIT(9) /* MMX registers, not x87 ones */
 #define STUB_USES_SSE  BIT(10)
-#define STUB_FOP_SHIFT 16 /* 11 bits: what FOP is after an x87 instruction */
+#define STUB_POINTERS  BIT(11) /* leaves a trace in the x87's pointers */
+#define STUB_FOP_SHIFT 16      /* 11 bits: what FOP is then */
 
 op_fn *stub_handler(enum stub_gate gate, enum stub_shape shape);
 

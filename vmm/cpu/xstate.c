@@ -197,7 +197,10 @@ static void op_fwait(struct cpu *c, const struct op *o)
 
 /* --- masked byte stores --------------------------------------------------------------------- */
 
-/* The bytes of @data whose byte of @mask has its top bit set, at DS:rDI. */
+/*
+ * The bytes of @data whose byte of @mask has its top bit set, at DS:rDI. Whether
+ * bytes not selected can fault is up to the processor; as on Intel's they can.
+ */
 static bool masked_store(struct cpu *c, const struct op *o, const uint8_t *data,
 			 const uint8_t *mask, unsigned bytes)
 {
