@@ -5,7 +5,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 alcazar=$PWD/${B:-build}/alcazar
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap '[ "$BASHPID" != $$ ] || rm -rf "$work"' EXIT	# and not where a subshell is killed
 cd "$work" || exit 1
 tests=0 failures=0
 
