@@ -49,12 +49,22 @@ static void unpark_all(struct vm *vm)
 	wake_parked(vm);
 }
 
+static bool is_reboot(const struct vm *vm, uint64_t req)
+{
+	enum vm_request r = (enum vm_request)(uint32_t)req;
+
+	return vm->cfg.reboot && (r == VM_REQ_RESET || r == VM_REQ_TRIPLE_FAULT);
+}
+
+/* A guest that reboots again and again must not shut out what would end it. */
 void vm_request(struct vm *vm, enum vm_request r, int code)
 {
-	uint64_t none = 0;
+	uint64_t want = (uint64_t)(uint32_t)code << 32 | (uint32_t)r, pending = 0;
 
-	if (atomic_compare_exchange_strong(&vm->request, &none,
-					   (uint64_t)(uint32_t)code << 32 | (uint32_t)r))
+	while (!atomic_compare_exchange_strong(&vm->request, &pending, want))
+		if (!is_reboot(vm, pending) || is_reboot(vm, want))
+			return;
+	if (!pending)
 		park_all(vm);
 }
 
@@ -91,7 +101,7 @@ static void serve_request(struct vm *vm)
 	uint64_t req = atomic_load(&vm->request);
 	enum vm_request r = (enum vm_request)(uint32_t)req;
 
-	if (vm->cfg.reboot && (r == VM_REQ_RESET || r == VM_REQ_TRIPLE_FAULT)) {
+	if (is_reboot(vm, req)) {
 		reset_machine(vm);
 	} else {
 		vm->result.end = end_of[r];
@@ -99,8 +109,9 @@ static void serve_request(struct vm *vm)
 	}
 	if (vm->result.end != VMM_RUNNING)
 		post_all(vm, VCPU_STOP);
-	atomic_store(&vm->request, 0);
-	unpark_all(vm);
+	/* Where an end took its place meanwhile, that is served next, all parked as they are. */
+	if (atomic_compare_exchange_strong(&vm->request, &req, 0))
+		unpark_all(vm);
 }
 
 static bool must_park(struct vm *vm, struct vcpu *c)

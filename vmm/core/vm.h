@@ -83,7 +83,7 @@ struct vm {
 	_Atomic uint64_t first_insn_ns; /* host time; the engine sets it once */
 };
 
-/* Any thread. The first request wins until it is carried out. */
+/* Any thread. The first request wins until it is carried out, but an end replaces a reboot. */
 void vm_request(struct vm *vm, enum vm_request r, int code);
 
 /* The vCPU's thread: sleeps until the machine goes on; the last one serves the request. */
