@@ -180,10 +180,9 @@ static int load_module(struct multiboot *mb, const struct boot_image *image, str
 
 	if (!load_within(gpa, image->bytes, mb->l->low_end))
 		return load_refuse(mb->l, -ENOSPC,
-				   "module %s of %llu MiB does not fit: RAM below 4 GiB ends at "
+				   "module %s of %zu MiB does not fit: RAM below 4 GiB ends at "
 				   "%llu MiB; give the machine more memory",
-				   image->name ? image->name : "",
-				   (unsigned long long)((image->bytes >> 20) + 1),
+				   image->name ? image->name : "", (image->bytes >> 20) + 1,
 				   (unsigned long long)(mb->l->low_end >> 20));
 	mb->high = gpa + image->bytes;
 	*mod = (struct mb_module){ .start = (uint32_t)gpa,
