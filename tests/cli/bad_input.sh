@@ -1,7 +1,7 @@
 #!/bin/bash
 # What a user may get wrong: each mistake gives status 2 and one line that names what was
 # asked, and leaves nothing behind.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib"
 log=err
 
 # refused TEXT ARGUMENT...: TEXT must be in the line.

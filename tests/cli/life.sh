@@ -1,6 +1,6 @@
 #!/bin/bash
 # A machine's life as its user sees it: statuses, console, signals, files, JSON.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib"
 log=err
 
 # ends STATUS ARGUMENT...: of a machine of 16M, quiet and bounded in time.
