@@ -23,6 +23,16 @@ for help in "--help" "run --help" "topology --help"; do
 	check "$help" bash -c '"$@" | grep -q usage' help "$alcazar" $help
 done
 
+# Help, manual and table are one: every flag is in the manual page.
+in_manual()
+{
+	local flag
+	for flag in $("$alcazar" run --help | grep -o '^  --[a-z-]*'); do
+		grep -qF -- "${flag//-/\\-}" "$manual" || return 1
+	done
+}
+check "every option is in the manual" in_manual
+
 # --- ends -----------------------------------------------------------------------
 
 check "exit port: 5 makes 11" ends 11 --kernel exit5
