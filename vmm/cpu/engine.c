@@ -392,6 +392,7 @@ static void state_changed(struct cpu *c)
 	cpu_update_mode(c);
 	mmu_switch(c, true);
 	debug_update(c);
+	pv_restore(c);
 }
 
 static int interp_set_state(struct vcpu *v, const struct cpu_state *s)
