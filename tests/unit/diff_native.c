@@ -66,12 +66,16 @@ static uint64_t host_xcr0(void)
 	return eax;
 }
 
+/* Kept: hypervisors make CPUID slow. */
 uint64_t diff_xcr0(void)
 {
-	uint64_t xcr0 = host_xcr0() & (XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512);
+	static uint64_t xcr0;
 
-	if ((xcr0 & XCR0_AVX512) != XCR0_AVX512)
-		xcr0 &= ~(uint64_t)XCR0_AVX512;
+	if (!xcr0) {
+		xcr0 = host_xcr0() & (XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512);
+		if ((xcr0 & XCR0_AVX512) != XCR0_AVX512)
+			xcr0 &= ~(uint64_t)XCR0_AVX512;
+	}
 	return xcr0;
 }
 

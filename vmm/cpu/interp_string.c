@@ -309,7 +309,8 @@ static u64 piece_cmps(struct cpu *c, const struct op *o, u16 *fl)
 	n = bulk_cmps(c, o, a, b, fl);
 	if (n)
 		return n;
-	if (!mem_read(c, a, o->size, &v) || !mem_read(c, b, o->size, &w))
+	/* Where both fault processors report the destination. */
+	if (!mem_read(c, b, o->size, &w) || !mem_read(c, a, o->size, &v))
 		return 0;
 	*fl = compare(o->size, v, w);
 	return 1;
@@ -339,15 +340,17 @@ typedef u64 compare_fn(struct cpu *c, const struct op *o, u16 *fl);
 static inline void run_compare(struct cpu *c, const struct op *o, compare_fn *piece, bool rsi)
 {
 	unsigned width = addr_bytes(o);
+	u64 before = c->fl, n;
 	u16 fl;
-	u64 n;
 
 	if (repeats(o) && !reg_get(c, RCX, width))
 		OP_NEXT(c, o);
 	for (;;) {
 		n = piece(c, o, &fl);
-		if (!n)
+		if (!n) {
+			c->fl = before;
 			return op_fault(c, o);
+		}
 		advance(c, o, rsi, true, n);
 		c->fl = fl;
 		if (!repeats(o) || !reg_get(c, RCX, width) ||

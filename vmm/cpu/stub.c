@@ -216,7 +216,9 @@ static bool uses_mxcsr(const ZydisDecodedInstruction *insn)
 	case ZYDIS_EXCEPTION_CLASS_E11NF:
 		return true;
 	default:
-		return insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD;
+		return insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD ||
+		       insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS ||
+		       insn->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH;
 	}
 }
 
@@ -288,7 +290,7 @@ static bool recipe_make(struct recipe *p, const struct cpu *c)
 	p->wide = insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	p->flags = touches_flags(insn);
 	p->fx = p->has_x87 || p->has_mmx || insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
-		insn->mnemonic == ZYDIS_MNEMONIC_EMMS || insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS;
+		insn->mnemonic == ZYDIS_MNEMONIC_EMMS;
 	p->mxcsr = uses_mxcsr(insn);
 	return true;
 }
