@@ -61,6 +61,7 @@ enum {
 #define SPEC_CTRL_IBRS           BIT(0)
 #define SPEC_CTRL_STIBP          BIT(1)
 #define SPEC_CTRL_SSBD           BIT(2)
+#define SPEC_CTRL_BHI_DIS_S      BIT(10)
 #define FEATURE_CONTROL_LOCKED   BIT(0)
 #define UCODE_REVISION           (1ull << 32) /* revision in the upper half */
 
@@ -366,7 +367,11 @@ static uint64_t spec_ctrl_bits(const struct cpuid_model *m)
 {
 	uint64_t bits = SPEC_CTRL_IBRS | SPEC_CTRL_STIBP;
 
-	return cpu_has(m, CPU_SSBD) ? bits | SPEC_CTRL_SSBD : bits;
+	if (cpu_has(m, CPU_SSBD))
+		bits |= SPEC_CTRL_SSBD;
+	if (cpu_has(m, CPU_BHI_CTRL))
+		bits |= SPEC_CTRL_BHI_DIS_S;
+	return bits;
 }
 
 static enum msr_result write_featured(struct cpu *c, uint32_t msr, uint64_t v)
