@@ -95,6 +95,11 @@ unit: $(UNIT_BIN) $(REPLAY_BIN) ## build the unit tests
 $B/tests/unit/test_%: $B/tests/unit/test_%.o $(UNIT_LIB:%.c=$B/%.o) $B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+# What the command is made of, but for its main().
+$B/tests/unit/test_cmd_%: $B/tests/unit/test_cmd_%.o $(filter-out %/main.o,$(CMD_OBJ)) \
+		$B/libsim.a $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 $B/tests/fuzz/replay_%: $B/tests/fuzz/fuzz_%.o $B/tests/fuzz/replay.o $B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)

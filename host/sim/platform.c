@@ -85,7 +85,8 @@ struct platform *platform_create(const struct platform_config *cfg)
 	must(!p || !vm, "no memory");
 	if (!cfg)
 		cfg = &defaults;
-	p->host = sim_create(&cfg->sim);
+	p->host = cfg->host ? *cfg->host : sim_create(&cfg->sim);
+	p->simulated = !cfg->host;
 	p->vm = vm;
 	vm->host = p->host;
 	vm->engine = &no_engine;
@@ -104,11 +105,12 @@ struct platform *platform_create(const struct platform_config *cfg)
 unsigned platform_destroy(struct platform *p)
 {
 	struct vm *vm = p->vm;
-	unsigned left;
+	unsigned left = 0;
 
 	for (unsigned i = vm->nr_devs; i-- > 0;)
 		dev_destroy(vm->dev[i]);
-	left = sim_destroy(&p->host);
+	if (p->simulated)
+		left = sim_destroy(&p->host);
 	free(vm);
 	free(p);
 	return left;

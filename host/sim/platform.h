@@ -18,10 +18,12 @@ struct platform_config {
 	unsigned vcpus;     /* 0: 1 */
 	uint64_t ram_bytes; /* 0: 256 MiB; what lies above 3 GiB starts at 4 GiB */
 	struct sim_config sim;
+	const struct host *host; /* not NULL: run on this one, which stays the caller's */
 };
 
 struct platform {
 	struct host host;
+	bool simulated;
 	struct vm *vm;
 
 	struct {
@@ -32,14 +34,14 @@ struct platform {
 	bool extint;         /* the PIC's output */
 	unsigned nr_extints; /* how often it rose */
 
-	char output[256];    /* the first console bytes, always terminated */
-	size_t output_bytes; /* all of them */
-	unsigned nr_ready;   /* calls of console_ready */
+	char output[256];          /* the first console bytes, always terminated */
+	size_t output_bytes;       /* all of them */
+	_Atomic unsigned nr_ready; /* calls of console_ready */
 };
 
 /* Aborts where memory is short. cfg may be NULL. The devices have been reset. */
 struct platform *platform_create(const struct platform_config *cfg);
-/* What was left behind on the host. */
+/* What was left behind on the simulated host. */
 unsigned platform_destroy(struct platform *p);
 
 struct dev *platform_dev(struct platform *p, const char *name);

@@ -131,6 +131,7 @@ static void on_order(struct frame *f)
 
 static void test_priority(void)
 {
+	nr_order = 0;
 	trap_set(VECTOR_LOW, on_order);
 	trap_set(VECTOR_HIGH, on_order);
 	apic_icr(0, ICR_SELF | ICR_FIXED | VECTOR_LOW);

@@ -135,6 +135,8 @@ static void test_no_mitigations(void **state)
 		assert_false(m.arch_capabilities & BIT64(yes_flaw[i]));
 	assert_true(m.arch_capabilities & BIT64(1)); /* IBRS_ALL */
 	assert_true(cpu_has(&m, CPU_SPEC_CTRL) && cpu_has(&m, CPU_ARCH_CAPABILITIES));
+	assert_true(ask(0, 7, 0).eax >= 2);
+	assert_true(ask(0, 7, 2).edx & BIT(4)); /* BHI_CTRL: Linux believes no BHI_NO */
 
 	assert_int_equal(build((struct topo_request){ .vcpus = 1, .nodes = 1 }, 1000000,
 			       (const char *[]){ "-spec_ctrl", NULL }),

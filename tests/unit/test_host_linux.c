@@ -629,18 +629,20 @@ static const uint8_t divide_code[] = { 0x89, 0xf0, 0x99, 0xf7, 0xff, 0xc3 };
 #define DIVIDE_AT    3
 #define DIVIDE_BYTES 2
 
-static struct {
-	struct host_code code;
-	struct host_fault seen;
+static struct host_code fault_code;
+
+/* What the calling thread's handler saw. */
+static __thread struct {
+	struct host_fault last;
 	unsigned count;
-} faults;
+} seen;
 
 static bool on_fault(struct host_fault *f, void *arg)
 {
 	uint64_t low = 0x1000;
 
-	faults.seen = *f;
-	faults.count++;
+	seen.last = *f;
+	seen.count++;
 	if (f->kind == HOST_FAULT_FPE) {
 		f->gpr[0] = 7;
 		f->pc += DIVIDE_BYTES;
@@ -660,10 +662,10 @@ static void map_fault_code(void)
 	host_linux_destroy(&host);
 	signal(SIGSEGV, SIG_DFL);
 	assert_int_equal(host_linux_create(&host), 0);
-	assert_int_equal(host.ops->code_map(host.ctx, PAGE_SIZE, 0, &faults.code), 0);
-	memcpy(faults.code.rw, load_code, sizeof(load_code));
-	memcpy(faults.code.rw + 256, divide_code, sizeof(divide_code));
-	faults.count = 0;
+	assert_int_equal(host.ops->code_map(host.ctx, PAGE_SIZE, 0, &fault_code), 0);
+	memcpy(fault_code.rw, load_code, sizeof(load_code));
+	memcpy(fault_code.rw + 256, divide_code, sizeof(divide_code));
+	seen.count = 0;
 }
 
 static void faults_are_handed_over(void **state)
@@ -672,33 +674,33 @@ static void faults_are_handed_over(void **state)
 	struct host_mem m;
 
 	map_fault_code();
-	load = as_function(faults.code.rx);
-	divide = as_function(faults.code.rx + 256);
+	load = as_function(fault_code.rx);
+	divide = as_function(fault_code.rx + 256);
 	assert_int_equal(host.ops->fault_handler(host.ctx, on_fault, NULL), 0);
 
 	assert_int_equal(load((void *)0x10, 0), 0x1000 + 0xbc);
-	assert_int_equal(faults.seen.kind, HOST_FAULT_SEGV);
-	assert_int_equal(faults.seen.addr, 0x10);
-	assert_int_equal(faults.seen.pc, (uintptr_t)faults.code.rx + LOAD_AT);
-	assert_int_equal(faults.seen.gpr[7], 0x10); /* rdi */
-	assert_int_equal(faults.seen.gpr[9], 0x99);
-	assert_int_equal(faults.seen.gpr[11], 0xbb);
+	assert_int_equal(seen.last.kind, HOST_FAULT_SEGV);
+	assert_int_equal(seen.last.addr, 0x10);
+	assert_int_equal(seen.last.pc, (uintptr_t)fault_code.rx + LOAD_AT);
+	assert_int_equal(seen.last.gpr[7], 0x10); /* rdi */
+	assert_int_equal(seen.last.gpr[9], 0x99);
+	assert_int_equal(seen.last.gpr[11], 0xbb);
 
 	assert_int_equal(divide((void *)0, 5), 7);
-	assert_int_equal(faults.seen.kind, HOST_FAULT_FPE);
-	assert_int_equal(faults.seen.pc, (uintptr_t)faults.code.rx + 256 + DIVIDE_AT);
+	assert_int_equal(seen.last.kind, HOST_FAULT_FPE);
+	assert_int_equal(seen.last.pc, (uintptr_t)fault_code.rx + 256 + DIVIDE_AT);
 
 	/* A page behind the end of its file. */
 	assert_int_equal(host.ops->mem_map(host.ctx, PAGE_SIZE, HOST_NODE_ANY, &m), 0);
 	assert_int_equal(ftruncate(m.handle, 0), 0);
 	assert_int_equal(load(m.base, 0), 0x1000 + 0xbc);
-	assert_int_equal(faults.seen.kind, HOST_FAULT_BUS);
-	assert_int_equal(faults.seen.addr, (uintptr_t)m.base);
+	assert_int_equal(seen.last.kind, HOST_FAULT_BUS);
+	assert_int_equal(seen.last.addr, (uintptr_t)m.base);
 	host.ops->mem_unmap(host.ctx, &m);
 
-	assert_int_equal(faults.count, 3);
+	assert_int_equal(seen.count, 3);
 	assert_int_equal(host.ops->fault_handler(host.ctx, NULL, NULL), 0);
-	host.ops->code_unmap(host.ctx, &faults.code);
+	host.ops->code_unmap(host.ctx, &fault_code);
 }
 
 static void fault_in_thread(void *arg)
@@ -707,7 +709,7 @@ static void fault_in_thread(void *arg)
 
 	assert_int_equal(host.ops->fault_handler(host.ctx, on_fault, NULL), 0);
 	for (unsigned i = 0; i < 1000; i++)
-		*out += as_function(faults.code.rx)((void *)0x10, 0);
+		*out += as_function(fault_code.rx)((void *)0x10, 0);
 }
 
 static void each_thread_has_its_handler(void **state)
@@ -722,7 +724,7 @@ static void each_thread_has_its_handler(void **state)
 		join(t[i]);
 		assert_int_equal(sum[i], 1000 * (0x1000 + 0xbc));
 	}
-	host.ops->code_unmap(host.ctx, &faults.code);
+	host.ops->code_unmap(host.ctx, &fault_code);
 }
 
 /* The signal that ends a child which does @fn. */
@@ -743,15 +745,15 @@ static int death_of(void (*fn)(void))
 
 static void die_refused(void)
 {
-	host.ops->fault_handler(host.ctx, on_fault, &faults);
-	as_function(faults.code.rx)((void *)0x10, 0);
+	host.ops->fault_handler(host.ctx, on_fault, &fault_code);
+	as_function(fault_code.rx)((void *)0x10, 0);
 }
 
 static void die_unhandled(void)
 {
 	host.ops->fault_handler(host.ctx, on_fault, NULL);
 	host.ops->fault_handler(host.ctx, NULL, NULL);
-	as_function(faults.code.rx)((void *)0x10, 0);
+	as_function(fault_code.rx)((void *)0x10, 0);
 }
 
 static void die_sent(void)
@@ -768,7 +770,7 @@ static void other_faults_are_fatal(void **state)
 	assert_int_equal(death_of(die_refused), SIGSEGV);
 	assert_int_equal(death_of(die_unhandled), SIGSEGV);
 	assert_int_equal(death_of(die_sent), SIGSEGV);
-	host.ops->code_unmap(host.ctx, &faults.code);
+	host.ops->code_unmap(host.ctx, &fault_code);
 }
 
 /* --- synchronising cores ---------------------------------------------------------- */

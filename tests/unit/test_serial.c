@@ -6,7 +6,8 @@
 
 enum { RBR = COM1, THR = COM1, IER, IIR, LCR, MCR, LSR, MSR, SCR, FCR = IIR };
 
-#define OUT2 0x08
+#define DTR 0x01
+#define RTS 0x02
 
 static size_t input(const char *text)
 {
@@ -56,6 +57,7 @@ static void test_divisor(void **state)
 
 static void test_input(void **state)
 {
+	outb(MCR, RTS);
 	assert_int_equal(inb(RBR), 0);
 	assert_int_equal(input("ab"), 1); /* without FIFO there is room for one */
 	assert_int_equal(inb(LSR), 0x61);
@@ -72,6 +74,7 @@ static void test_input(void **state)
 
 static void test_changing_fifo_clears(void **state)
 {
+	outb(MCR, RTS);
 	fifo_on(0);
 	input("abc");
 	outb(FCR, 0x00);
@@ -85,19 +88,50 @@ static void test_changing_fifo_clears(void **state)
 	assert_int_equal(inb(LSR) & 1, 0);
 }
 
-static void test_out2_connects(void **state)
+/* What comes before the guest is ready waits, and is not lost when the port is opened. */
+static void test_input_waits_for_rts(void **state)
 {
-	outb(IER, 0x02);
-	assert_false(is_asserted(IRQ));
-	outb(MCR, OUT2);
+	assert_int_equal(input("a"), 0);
+	outb(MCR, DTR);
+	outb(IER, 0x01); /* the order in which Linux opens it */
+	assert_int_equal(input("a"), 0);
+	fifo_on(2);
+	assert_int_equal(p->nr_ready, 0);
+	outb(MCR, DTR | RTS);
+	assert_int_equal(p->nr_ready, 1);
+	assert_int_equal(input("a"), 1);
+	outb(MCR, DTR);
+	assert_int_equal(input("b"), 0);
+}
+
+static void test_input_by_interrupt_without_modem_lines(void **state)
+{
+	assert_int_equal(input("a"), 0);
+	outb(IER, 0x01);
+	assert_int_equal(p->nr_ready, 1);
+	assert_int_equal(input("a"), 1);
 	assert_true(is_asserted(IRQ));
-	outb(MCR, 0);
-	assert_false(is_asserted(IRQ));
+}
+
+static void test_input_by_polling(void **state)
+{
+	input("a");
+	for (unsigned i = 0; i < 20; i++) { /* output: each poll is followed by a byte */
+		inb(LSR);
+		inb(LSR);
+		outb(THR, 'x');
+	}
+	assert_int_equal(p->nr_ready, 0);
+	for (unsigned i = 0; i < 8; i++)
+		assert_int_equal(inb(LSR) & 1, 0);
+	assert_int_equal(p->nr_ready, 1);
+	assert_int_equal(input("ab"), 1);
+	assert_int_equal(inb(LSR) & 1, 1);
+	assert_int_equal(inb(RBR), 'a');
 }
 
 static void test_thre(void **state)
 {
-	outb(MCR, OUT2);
 	outb(IER, 0x02);
 	assert_true(is_asserted(IRQ));
 	assert_int_equal(inb(IIR), 0x02);
@@ -113,7 +147,7 @@ static void test_thre(void **state)
 
 static void test_receive_interrupt(void **state)
 {
-	outb(MCR, OUT2);
+	outb(MCR, RTS);
 	outb(IER, 0x01);
 	input("a");
 	assert_true(is_asserted(IRQ));
@@ -127,7 +161,7 @@ static void test_trigger_levels(void **state)
 {
 	static const uint8_t level[] = { 1, 4, 8, 14 };
 
-	outb(MCR, OUT2);
+	outb(MCR, RTS);
 	outb(IER, 0x01);
 	for (uint8_t t = 0; t < 4; t++) {
 		outb(FCR, (uint8_t)(0x03 | t << 6));
@@ -146,7 +180,7 @@ static void test_timeout(void **state)
 	uint64_t chars = 4 * 10 * 16 * NSEC_PER_SEC / 1843200; /* 8N1, divisor 1 */
 
 	outb(LCR, 0x03);
-	outb(MCR, OUT2);
+	outb(MCR, RTS);
 	outb(IER, 0x01);
 	fifo_on(3);
 	input("ab");
@@ -211,7 +245,7 @@ static void test_loopback(void **state)
 	assert_int_equal(inb(LSR), 0x63); /* overrun by the 17th */
 	assert_int_equal(inb(LSR), 0x61); /* once told, gone */
 	assert_int_equal(inb(IIR), 0xc4);
-	assert_false(is_asserted(IRQ)); /* OUT2's pin is off in loopback */
+	assert_true(is_asserted(IRQ));
 	for (unsigned i = 0; i < 16; i++)
 		assert_int_equal(inb(RBR), 'a' + i);
 	assert_int_equal(input("z"), 0); /* the wire is cut */
@@ -234,11 +268,10 @@ static void test_line_status_interrupt(void **state)
 
 static void test_modem_interrupt(void **state)
 {
-	outb(MCR, OUT2);
 	outb(IER, 0x08);
 	assert_false(is_asserted(IRQ));
-	outb(MCR, 0x10);
-	outb(MCR, OUT2); /* back from loopback: lines have changed */
+	outb(MCR, 0x10); /* into loopback and back: lines have changed */
+	outb(MCR, 0x00);
 	assert_true(is_asserted(IRQ));
 	assert_int_equal(inb(IIR), 0x00);
 	inb(MSR);
@@ -247,21 +280,22 @@ static void test_modem_interrupt(void **state)
 
 static void test_reset(void **state)
 {
-	outb(MCR, OUT2);
+	outb(MCR, RTS);
 	outb(IER, 0x0f);
 	input("a");
 	input("b");
 	dev_reset(platform_dev(p, "serial"));
 	assert_false(is_asserted(IRQ));
 	assert_int_equal(inb(LSR), 0x60);
-	assert_int_equal(p->nr_ready, 1); /* what was refused before is welcome */
+	outb(MCR, RTS);
+	assert_int_equal(p->nr_ready, 1); /* what was refused before is still wanted */
 }
 
 static void test_snapshot(void **state)
 {
 	fifo_on(2);
 	outb(LCR, 0x03);
-	outb(MCR, OUT2);
+	outb(MCR, RTS);
 	outb(IER, 0x01);
 	input("abc");
 	migrate();
@@ -281,7 +315,9 @@ int main(void)
 		ON_PLATFORM(test_divisor),
 		ON_PLATFORM(test_input),
 		ON_PLATFORM(test_changing_fifo_clears),
-		ON_PLATFORM(test_out2_connects),
+		ON_PLATFORM(test_input_waits_for_rts),
+		ON_PLATFORM(test_input_by_interrupt_without_modem_lines),
+		ON_PLATFORM(test_input_by_polling),
 		ON_PLATFORM(test_thre),
 		ON_PLATFORM(test_receive_interrupt),
 		ON_PLATFORM(test_trigger_levels),

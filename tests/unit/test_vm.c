@@ -24,6 +24,7 @@ static struct {
 	enum act act[8];
 	unsigned runs[8], resets[8], kicks;
 	bool stepping[8];
+	bool stop_in_reset;
 	uint64_t wake_at_ns; /* HALT_UNTIL */
 	uint64_t woke_at_ns;
 	int create_err, vcpu_err;
@@ -126,7 +127,8 @@ static int fake_set_state(struct vcpu *c, const struct cpu_state *s)
 
 static void fake_reset(struct vcpu *c)
 {
-	fake.resets[c->id]++;
+	if (++fake.resets[c->id] > 1 && fake.stop_in_reset)
+		vmm_stop(c->vm);
 }
 
 static void fake_single_step(struct vcpu *c, bool on)
@@ -258,6 +260,21 @@ static void runs_and_stops(void **state)
 	for (unsigned i = 0; i < 4; i++)
 		assert_true(fake.runs[i] > 0);
 	vmm_stop(f.vm);
+	assert_int_equal(wait_end(&f).end, VMM_STOPPED);
+	finish(&f);
+}
+
+/* A guest that does nothing but reset must not shut a stop out. */
+static void stops_in_the_middle_of_a_reset(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 2, 1);
+	f.cfg.reboot = true;
+	fake.act[0] = TRIPLE_FAULT;
+	fake.act[1] = HALT;
+	fake.stop_in_reset = true;
+	start(&f);
 	assert_int_equal(wait_end(&f).end, VMM_STOPPED);
 	finish(&f);
 }
@@ -536,6 +553,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(runs_and_stops),
+		cmocka_unit_test(stops_in_the_middle_of_a_reset),
 		cmocka_unit_test(destroys_what_never_started),
 		cmocka_unit_test(destroys_what_still_runs),
 		cmocka_unit_test(each_vcpu_is_bound_to_its_pu),

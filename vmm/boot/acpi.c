@@ -377,12 +377,16 @@ static uint64_t write_xsdt(struct tables *t)
 /* 5.2.5.3. There is no RSDT: every guest of ours knows the XSDT. */
 static void fill_rsdp(uint8_t *p, uint64_t xsdt)
 {
-	memset(p, 0, RSDP_BYTES);
-	memcpy(p, "RSD PTR ", 8);
-	memcpy(p + 9, "ALCZR ", 6);
-	p[15] = 2; /* revision */
-	store_u32(p + 20, RSDP_BYTES);
-	store_u64(p + 24, xsdt);
+	struct acpi_buf b = { .data = p, .size = RSDP_BYTES };
+
+	buf_bytes(&b, "RSD PTR ", 8);
+	buf_u8(&b, 0); /* checksum of the first 20 bytes */
+	buf_bytes(&b, "ALCZR ", 6);
+	buf_u8(&b, 2);
+	buf_u32(&b, 0);
+	buf_u32(&b, RSDP_BYTES);
+	buf_u64(&b, xsdt);
+	buf_u32(&b, 0); /* checksum of all, reserved */
 	p[8] = checksum(p, 20);
 	p[32] = checksum(p, RSDP_BYTES);
 }

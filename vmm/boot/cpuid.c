@@ -24,6 +24,7 @@
 #define LEAF_HYPERVISOR 0x40000000u
 #define LEAF_EXTENDED   0x80000000u
 #define MAX_BASIC       0x1fu
+#define LEAF7_SUBLEAVES 2 /* the last one; 1 has nothing */
 #define MAX_HYPERVISOR  0x40000010u
 #define MAX_EXTENDED    0x80000008u
 
@@ -55,15 +56,19 @@ enum offer {
 
 struct feature {
 	const char *name; /* as /proc/cpuinfo has it, where it has it */
-	uint32_t leaf;    /* subleaf 0 */
+	uint32_t leaf, subleaf;
 	uint8_t reg, bit;
 	uint8_t offer;
 };
 
-#define F(id, linux_name, leaf_, reg_, bit_, offer_)                                               \
-	[CPU_##id] = {                                                                             \
-		.name = linux_name, .leaf = leaf_, .reg = reg_, .bit = bit_, .offer = offer_       \
-	}
+#define F2(id, linux_name, leaf_, subleaf_, reg_, bit_, offer_)                                    \
+	[CPU_##id] = { .name = linux_name,                                                         \
+		       .leaf = leaf_,                                                              \
+		       .subleaf = subleaf_,                                                        \
+		       .reg = reg_,                                                                \
+		       .bit = bit_,                                                                \
+		       .offer = offer_ }
+#define F(id, linux_name, leaf, reg, bit, offer) F2(id, linux_name, leaf, 0, reg, bit, offer)
 
 #define X1 0x80000001u
 #define X7 0x80000007u
@@ -141,6 +146,7 @@ static const struct feature features[CPU_FEATURE_COUNT] = {
 	F(STIBP,	"stibp",	7, EDX, 27,	ALWAYS),
 	F(ARCH_CAPABILITIES, "arch_capabilities", 7, EDX, 29, ALWAYS),
 	F(SSBD,		"ssbd",		7, EDX, 31,	ASKED),
+	F2(BHI_CTRL,	"bhi_ctrl",	7, 2, EDX, 4,	ALWAYS),
 	F(SYSCALL,	"syscall",	X1, EDX, 11,	ALWAYS | ESSENTIAL),
 	F(NX,		"nx",		X1, EDX, 20,	ALWAYS),
 	F(PDPE1GB,	"pdpe1gb",	X1, EDX, 26,	ALWAYS),
@@ -174,6 +180,7 @@ static const struct {
 	{ CPU_PCLMULQDQ, CPU_SSE2 },	{ CPU_SHA_NI, CPU_SSSE3 },
 	{ CPU_INVPCID, CPU_PCID },	{ CPU_FSRM, CPU_ERMS },
 	{ CPU_STIBP, CPU_SPEC_CTRL },	{ CPU_SSBD, CPU_SPEC_CTRL },
+	{ CPU_BHI_CTRL, CPU_SPEC_CTRL },
 };
 /* clang-format on */
 
@@ -211,20 +218,20 @@ static uint32_t *reg_of(struct cpuid_regs *r, enum reg reg)
 	}
 }
 
-static struct cpuid_regs host_cpuid(uint32_t leaf)
+static struct cpuid_regs host_cpuid(uint32_t leaf, uint32_t subleaf)
 {
 	struct cpuid_regs r;
 
 	__asm__ volatile("cpuid"
 			 : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx)
-			 : "a"(leaf), "c"(0));
+			 : "a"(leaf), "c"(subleaf));
 	return r;
 }
 
 void cpuid_host_features(struct cpu_features *f)
 {
-	uint32_t max_basic = host_cpuid(0).eax;
-	uint32_t max_extended = host_cpuid(LEAF_EXTENDED).eax;
+	uint32_t max_basic = host_cpuid(0, 0).eax;
+	uint32_t max_extended = host_cpuid(LEAF_EXTENDED, 0).eax;
 
 	*f = (struct cpu_features){ 0 };
 	for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
@@ -233,7 +240,7 @@ void cpuid_host_features(struct cpu_features *f)
 
 		if (d->leaf > (d->leaf & LEAF_EXTENDED ? max_extended : max_basic))
 			continue;
-		r = host_cpuid(d->leaf);
+		r = host_cpuid(d->leaf, d->subleaf);
 		feature_set(f, i, *reg_of(&r, d->reg) & BIT(d->bit));
 	}
 }
@@ -359,22 +366,24 @@ static int choose_features(struct builder *b)
 }
 
 /* The bits that features set in one register. */
-static uint32_t feature_bits(const struct cpuid_model *m, uint32_t leaf, enum reg reg)
+static uint32_t feature_bits(const struct cpuid_model *m, uint32_t leaf, uint32_t subleaf,
+			     enum reg reg)
 {
 	uint32_t bits = 0;
 
 	for (unsigned f = 0; f < CPU_FEATURE_COUNT; f++)
-		if (cpu_has(m, f) && features[f].leaf == leaf && features[f].reg == reg)
+		if (cpu_has(m, f) && features[f].leaf == leaf && features[f].subleaf == subleaf &&
+		    features[f].reg == reg)
 			bits |= BIT(features[f].bit);
 	return bits;
 }
 
-static struct cpuid_regs feature_regs(const struct cpuid_model *m, uint32_t leaf)
+static struct cpuid_regs feature_regs(const struct cpuid_model *m, uint32_t leaf, uint32_t subleaf)
 {
-	return (struct cpuid_regs){ .eax = feature_bits(m, leaf, EAX),
-				    .ebx = feature_bits(m, leaf, EBX),
-				    .ecx = feature_bits(m, leaf, ECX),
-				    .edx = feature_bits(m, leaf, EDX) };
+	return (struct cpuid_regs){ .eax = feature_bits(m, leaf, subleaf, EAX),
+				    .ebx = feature_bits(m, leaf, subleaf, EBX),
+				    .ecx = feature_bits(m, leaf, subleaf, ECX),
+				    .edx = feature_bits(m, leaf, subleaf, EDX) };
 }
 
 /* --- leaves, in ascending order ------------------------------------------------- */
@@ -412,7 +421,7 @@ static uint32_t signature(const struct cpuid_model *m)
 /* The APIC ID goes into EBX at query time. */
 static void add_version(struct cpuid_model *m)
 {
-	struct cpuid_regs r = feature_regs(m, 1);
+	struct cpuid_regs r = feature_regs(m, 1, 0);
 	uint32_t ids = MIN(1u << package_bits(m->topo), 255u);
 
 	r.eax = signature(m);
@@ -506,14 +515,23 @@ static void add_frequency(struct cpuid_model *m, uint64_t tsc_khz)
 	add_plain(m, 0x16, (struct cpuid_regs){ .eax = mhz, .ebx = mhz, .ecx = BUS_MHZ });
 }
 
+static void add_features(struct cpuid_model *m)
+{
+	struct cpuid_regs r = feature_regs(m, 7, 0);
+
+	r.eax = LEAF7_SUBLEAVES;
+	add(m, 7, 0, r);
+	add(m, 7, LEAF7_SUBLEAVES, feature_regs(m, 7, LEAF7_SUBLEAVES));
+}
+
 static void add_basic(struct cpuid_model *m, uint64_t tsc_khz)
 {
 	add_identity(m);
 	add_version(m);
 	add_plain(m, 2, (struct cpuid_regs){ .eax = 0xff01 }); /* caches: see leaf 4 */
 	add_caches(m);
-	add_plain(m, 6, feature_regs(m, 6));
-	add(m, 7, 0, feature_regs(m, 7));
+	add_plain(m, 6, feature_regs(m, 6, 0));
+	add_features(m);
 	if (cpu_has(m, CPU_X2APIC))
 		add_topology(m);
 	add_tsc(m, tsc_khz);
@@ -594,10 +612,10 @@ static struct cpuid_regs l2_regs(const struct topology *t)
 static void add_extended(struct cpuid_model *m)
 {
 	add_plain(m, LEAF_EXTENDED, (struct cpuid_regs){ .eax = MAX_EXTENDED });
-	add_plain(m, LEAF_EXTENDED + 1, feature_regs(m, X1));
+	add_plain(m, LEAF_EXTENDED + 1, feature_regs(m, X1, 0));
 	add_brand(m);
 	add_plain(m, LEAF_EXTENDED + 6, l2_regs(m->topo));
-	add_plain(m, LEAF_EXTENDED + 7, feature_regs(m, X7));
+	add_plain(m, LEAF_EXTENDED + 7, feature_regs(m, X7, 0));
 	add_plain(m, LEAF_EXTENDED + 8,
 		  (struct cpuid_regs){ .eax = m->phys_bits | VIRT_BITS << 8 });
 }

@@ -57,7 +57,8 @@ enum setup_header {
 	HDR_END_MAX = 0x290,
 };
 
-#define VERSION_MIN      0x020c /* 2.12: xloadflags */
+#define MAGIC_HDRS       0x53726448u /* "HdrS" */
+#define VERSION_MIN      0x020c      /* 2.12: xloadflags */
 #define XLF_KERNEL_64    BIT(0)
 #define LOADED_HIGH      BIT(0)
 #define LOADER_UNDEFINED 0xff
@@ -65,7 +66,6 @@ enum setup_header {
 #define STUB_ENTRY_64    0x200
 
 #define SECTOR_BYTES  512
-#define PAYLOAD_MAX   GIB(1)
 #define ELF_ALIGNMENT MIB(2) /* x86-64 executables keep offset and address congruent */
 
 /* A kernel in RAM, and what it said about itself. */
@@ -78,7 +78,7 @@ struct linux_kernel {
 bool linux_recognise(const uint8_t *data, size_t bytes)
 {
 	return bytes >= HDR_END && load_u16(data + HDR_BOOT_FLAG) == 0xaa55 &&
-	       !memcmp(data + HDR_MAGIC, "HdrS", 4);
+	       load_u32(data + HDR_MAGIC) == MAGIC_HDRS;
 }
 
 /* --- the kernel --------------------------------------------------------------- */
@@ -139,9 +139,11 @@ static int unpack_payload(struct loader *l, struct linux_kernel *k, const uint8_
 		return -ENOTSUP;
 	/* The unpacked size follows the stream; gzip's own trailer is the same. */
 	out_bytes = load_u32(in + in_bytes - 4);
-	if (out_bytes > PAYLOAD_MAX)
-		return load_refuse(l, -ENOEXEC, "damaged: its payload unpacks to %llu MiB",
-				   (unsigned long long)(out_bytes >> 20));
+	if (out_bytes > l->low_end)
+		return load_refuse(l, -ENOSPC,
+				   "does not fit: unpacks to %llu MiB, RAM ends at %llu MiB",
+				   (unsigned long long)(out_bytes >> 20),
+				   (unsigned long long)(l->low_end >> 20));
 	out = guess_place(l, pref_address, out_bytes, &base);
 	if (!out) {
 		out = temp = malloc(out_bytes + !out_bytes);
@@ -179,27 +181,25 @@ static int place_bzimage(struct loader *l, struct linux_kernel *k)
 	const struct boot_image *image = &l->r->kernel;
 	const uint8_t *h = image->data;
 	unsigned sects = h[HDR_SETUP_SECTS] ? h[HDR_SETUP_SECTS] : 4;
-	size_t setup = (sects + 1) * (size_t)SECTOR_BYTES, rest;
-	uint64_t payload = load_u32(h + HDR_PAYLOAD_OFFSET);
-	uint64_t payload_bytes = load_u32(h + HDR_PAYLOAD_BYTES);
+	size_t stub = (sects + 1) * (size_t)SECTOR_BYTES;
+	size_t payload = stub + load_u32(h + HDR_PAYLOAD_OFFSET);
+	size_t payload_bytes = load_u32(h + HDR_PAYLOAD_BYTES);
 	uint64_t pref = load_u64(h + HDR_PREF_ADDRESS);
+	uint32_t init_size = load_u32(h + HDR_INIT_SIZE);
 	int err;
 
-	if (setup > image->bytes || !load_within(payload, payload_bytes, image->bytes - setup))
-		return load_refuse(l, -ENOEXEC, "truncated: %zu bytes, its header promises %llu",
-				   image->bytes,
-				   (unsigned long long)(setup + payload + payload_bytes));
-	rest = image->bytes - setup;
-	k->low = pref;
-	if (!load_within(pref, load_u32(h + HDR_INIT_SIZE), l->low_end))
+	if (payload + payload_bytes > image->bytes)
+		return load_refuse(l, -ENOEXEC, "truncated: %zu bytes, its header promises %zu",
+				   image->bytes, payload + payload_bytes);
+	if (!load_within(pref, init_size, l->low_end))
 		return load_refuse(l, -ENOSPC,
-				   "does not fit: needs %u MiB at %#llx, RAM ends at "
-				   "%llu MiB",
-				   load_u32(h + HDR_INIT_SIZE) >> 20, (unsigned long long)pref,
+				   "does not fit: needs %u MiB at %#llx, RAM ends at %llu MiB",
+				   init_size >> 20, (unsigned long long)pref,
 				   (unsigned long long)(l->low_end >> 20));
-	k->high = pref + load_u32(h + HDR_INIT_SIZE);
-	err = unpack_payload(l, k, h + setup + payload, payload_bytes, pref);
-	return err == -ENOTSUP ? place_stub(l, k, h + setup, rest) : err;
+	k->low = pref;
+	k->high = pref + init_size;
+	err = unpack_payload(l, k, h + payload, payload_bytes, pref);
+	return err == -ENOTSUP ? place_stub(l, k, h + stub, image->bytes - stub) : err;
 }
 
 /* --- what the kernel is handed ------------------------------------------------- */
@@ -232,7 +232,7 @@ static void make_header(struct linux_kernel *k)
 	uint8_t *h = k->zero_page;
 
 	store_u16(h + HDR_BOOT_FLAG, 0xaa55);
-	memcpy(h + HDR_MAGIC, "HdrS", 4);
+	store_u32(h + HDR_MAGIC, MAGIC_HDRS);
 	store_u16(h + HDR_VERSION, 0x020f);
 	store_u32(h + HDR_INITRD_MAX, 0x7fffffff);
 	store_u32(h + HDR_ALIGNMENT, (uint32_t)ELF_ALIGNMENT);
@@ -264,9 +264,9 @@ static int write_initrd(struct loader *l, struct linux_kernel *k)
 	gpa = load_place_high(l, initrd->bytes, k->high, limit);
 	if (!gpa)
 		return load_refuse(l, -ENOSPC,
-				   "the initrd of %llu MiB does not fit above the kernel: RAM "
-				   "below 4 GiB ends at %llu MiB; give the machine more memory",
-				   (unsigned long long)((initrd->bytes >> 20) + 1),
+				   "the initrd of %zu MiB does not fit above the kernel: RAM below "
+				   "4 GiB ends at %llu MiB; give the machine more memory",
+				   (initrd->bytes >> 20) + 1,
 				   (unsigned long long)(l->low_end >> 20));
 	store_u32(k->zero_page + HDR_INITRD_GPA, (uint32_t)gpa);
 	store_u32(k->zero_page + HDR_INITRD_BYTES, (uint32_t)initrd->bytes);

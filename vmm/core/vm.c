@@ -49,12 +49,22 @@ static void unpark_all(struct vm *vm)
 	wake_parked(vm);
 }
 
+static bool is_reboot(const struct vm *vm, uint64_t req)
+{
+	enum vm_request r = (enum vm_request)(uint32_t)req;
+
+	return vm->cfg.reboot && (r == VM_REQ_RESET || r == VM_REQ_TRIPLE_FAULT);
+}
+
+/* A guest that reboots again and again must not shut out what would end it. */
 void vm_request(struct vm *vm, enum vm_request r, int code)
 {
-	uint64_t none = 0;
+	uint64_t want = (uint64_t)(uint32_t)code << 32 | (uint32_t)r, pending = 0;
 
-	if (atomic_compare_exchange_strong(&vm->request, &none,
-					   (uint64_t)(uint32_t)code << 32 | (uint32_t)r))
+	while (!atomic_compare_exchange_strong(&vm->request, &pending, want))
+		if (!is_reboot(vm, pending) || is_reboot(vm, want))
+			return;
+	if (!pending)
 		park_all(vm);
 }
 
@@ -68,6 +78,7 @@ static void reset_machine(struct vm *vm)
 		dev_reset(vm->dev[i]);
 	for (unsigned i = 0; i < vm->nr_vcpus; i++)
 		vm->engine->reset(vm->vcpu[i]);
+	cpu_state_reset(&vm->boot_state, true);
 	err = boot_load(b, &vm->boot_state, why, sizeof(why));
 	for (unsigned i = 0; i < b->gmem->nr_slots; i++)
 		vm->engine->code_changed(vm, b->gmem->slot[i].gpa, b->gmem->slot[i].bytes);
@@ -90,7 +101,7 @@ static void serve_request(struct vm *vm)
 	uint64_t req = atomic_load(&vm->request);
 	enum vm_request r = (enum vm_request)(uint32_t)req;
 
-	if (vm->cfg.reboot && (r == VM_REQ_RESET || r == VM_REQ_TRIPLE_FAULT)) {
+	if (is_reboot(vm, req)) {
 		reset_machine(vm);
 	} else {
 		vm->result.end = end_of[r];
@@ -98,8 +109,9 @@ static void serve_request(struct vm *vm)
 	}
 	if (vm->result.end != VMM_RUNNING)
 		post_all(vm, VCPU_STOP);
-	atomic_store(&vm->request, 0);
-	unpark_all(vm);
+	/* Where an end took its place meanwhile, that is served next, all parked as they are. */
+	if (atomic_compare_exchange_strong(&vm->request, &req, 0))
+		unpark_all(vm);
 }
 
 static bool must_park(struct vm *vm, struct vcpu *c)
@@ -214,13 +226,14 @@ static int wait_change(struct vm *vm, bool (*done)(struct vm *vm), uint64_t dead
 
 static bool is_ended(struct vm *vm)
 {
-	return vm->result.end != VMM_RUNNING && !vm->carrying_out;
+	return !vm->carrying_out && vm->result.end != VMM_RUNNING;
 }
 
 /* A machine that ends meanwhile counts: nobody runs in it either. */
 static bool is_parked(struct vm *vm)
 {
-	return vm->nr_parked == vm->nr_threads || vm->result.end != VMM_RUNNING;
+	return !vm->carrying_out &&
+	       (vm->nr_parked == vm->nr_threads || vm->result.end != VMM_RUNNING);
 }
 
 static bool is_ready(struct vm *vm)
@@ -233,7 +246,7 @@ int vmm_wait(struct vm *vm, uint64_t deadline_ns, struct vmm_result *r)
 	int err = wait_change(vm, is_ended, deadline_ns);
 
 	lock_take(&vm->host, &vm->lock);
-	*r = vm->result;
+	*r = vm->carrying_out ? (struct vmm_result){ .end = VMM_RUNNING } : vm->result;
 	lock_release(&vm->host, &vm->lock);
 	return err;
 }

@@ -77,13 +77,13 @@ struct vm {
 	unsigned nr_parked;  /* of them, in vm_park() */
 	unsigned nr_ready;   /* have set themselves up, or failed to */
 	int start_err;
-	bool carrying_out; /* some vCPU's thread is serving the request */
+	bool carrying_out; /* some vCPU's thread serves the request, and result is its own */
 	unsigned pauses;   /* vmm_pause() calls not yet resumed */
 	bool started;
 	_Atomic uint64_t first_insn_ns; /* host time; the engine sets it once */
 };
 
-/* Any thread. The first request wins until it is carried out. */
+/* Any thread. The first request wins until it is carried out, but an end replaces a reboot. */
 void vm_request(struct vm *vm, enum vm_request r, int code);
 
 /* The vCPU's thread: sleeps until the machine goes on; the last one serves the request. */

@@ -334,7 +334,7 @@ void codemap_written(struct codemap *m, struct cpu *c, uint64_t gpa, uint64_t by
 {
 	bool hit = false;
 
-	atomic_thread_fence(memory_order_seq_cst);
+	asm volatile("mfence" : : : "memory"); /* as everywhere here, hosts are x86 */
 	while (bytes) {
 		uint64_t n = MIN(bytes, PAGE_SIZE - (gpa & ~PAGE_MASK));
 

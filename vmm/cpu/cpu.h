@@ -157,6 +157,7 @@ struct cpu {
 		bool points;    /* DR7 or a debugger has some */
 		bool stepping;  /* a debugger's single step */
 		bool trap;      /* TF was set before the instruction */
+		bool resumed;   /* and so was RF */
 		uint8_t hits;   /* data and port points it met: bits of DR6 */
 		bool watch_hit; /* the same for a debugger's */
 		uint64_t watch_gva;

@@ -170,6 +170,7 @@ enum debug_action debug_before_insn(struct cpu *c)
 	unsigned hits;
 
 	c->debug.trap = c->s.rflags & RFLAGS_TF;
+	c->debug.resumed = c->s.rflags & RFLAGS_RF;
 	if (!c->s.movss_shadow)
 		c->debug.hits = 0;
 	c->debug.watch_hit = false;
@@ -184,12 +185,15 @@ enum debug_action debug_before_insn(struct cpu *c)
 	return DEBUG_FAULT;
 }
 
-/* After MOV SS traps wait for one more instruction. */
-enum debug_action debug_after_insn(struct cpu *c)
+/*
+ * After MOV SS traps wait for one more instruction. RF lasts as long as the
+ * instruction it was set for, all of a REP; IRET's is for the next one.
+ */
+enum debug_action debug_after_insn(struct cpu *c, bool complete)
 {
 	uint64_t dr6 = c->debug.hits | (c->debug.trap ? DR6_BS : 0);
 
-	if (c->s.rflags & RFLAGS_RF) {
+	if (c->debug.resumed && complete) {
 		c->s.rflags &= ~(uint64_t)RFLAGS_RF;
 		debug_update(c);
 	}

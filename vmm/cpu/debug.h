@@ -19,8 +19,11 @@ enum debug_action {
 
 /* s.rip is the instruction about to run. */
 enum debug_action debug_before_insn(struct cpu *c);
-/* It has run, s.rip is the next; not called when it faulted. */
-enum debug_action debug_after_insn(struct cpu *c);
+/*
+ * It has run, s.rip is the next, or itself when one piece of a REP has run and it is
+ * not @complete. Not called when it faulted.
+ */
+enum debug_action debug_after_insn(struct cpu *c, bool complete);
 
 /* TF, RF, DR7, points, stepping or tracing changed: is it one by one from here? */
 void debug_update(struct cpu *c);

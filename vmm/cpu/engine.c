@@ -239,7 +239,7 @@ static bool run_watched(struct cpu *c)
 {
 	enum debug_action action = debug_before_insn(c);
 	struct block *b;
-	bool faulted;
+	enum cpu_leave how;
 
 	if (action != DEBUG_GO)
 		return debug_says(c, action);
@@ -253,12 +253,12 @@ static bool run_watched(struct cpu *c)
 
 	end_shadows(c);
 	execute(c, block_prefix(c, b, 1));
-	faulted = c->leave == LEAVE_FAULT;
 	if (!c->leave)
 		op_leave(c, c->block_ops, LEAVE_DONE, c->s.rip);
+	how = c->leave;
 	if (!after_leave(c))
 		return false;
-	return faulted || debug_says(c, debug_after_insn(c));
+	return how == LEAVE_FAULT || debug_says(c, debug_after_insn(c, how != LEAVE_AGAIN));
 }
 
 static bool run_some(struct cpu *c)
@@ -392,6 +392,7 @@ static void state_changed(struct cpu *c)
 	cpu_update_mode(c);
 	mmu_switch(c, true);
 	debug_update(c);
+	pv_restore(c);
 }
 
 static int interp_set_state(struct vcpu *v, const struct cpu_state *s)

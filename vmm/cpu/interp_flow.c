@@ -135,7 +135,7 @@ static void op_call_rel64(struct cpu *c, const struct op *o)
 	c->edge = EDGE_TAKEN;
 	if (unlikely(!p))
 		return call_rel_general(c, o);
-	GUEST(64, p) = c->block_rip + o->off + o->len;
+	GUEST_STORE(64, p, c->block_rip + o->off + o->len);
 	c->s.gpr[RSP] = gva;
 	c->s.rip = c->block_rip + o->imm;
 }
@@ -201,7 +201,7 @@ static void op_ret64(struct cpu *c, const struct op *o)
 
 	if (unlikely(!p))
 		return op_ret(c, o);
-	rip = GUEST(64, p);
+	rip = GUEST_LOAD(64, p);
 	if (unlikely(!canonical(rip)))
 		return op_ret(c, o);
 	c->edge = EDGE_INDIRECT;

@@ -592,17 +592,17 @@ static void ram_read(void *buf, const uint8_t *p, unsigned bytes)
 	uint8_t *b = buf;
 
 	if (bytes == 4) {
-		*(guest_u32 *)b = *(const volatile guest_u32 *)p;
+		store_u32(b, guest_load_u32(p));
 		return;
 	}
 	if (bytes == 2) {
-		*(guest_u16 *)b = *(const volatile guest_u16 *)p;
+		store_u16(b, guest_load_u16(p));
 		return;
 	}
 	for (; bytes >= 8; bytes -= 8, b += 8, p += 8)
-		*(guest_u64 *)b = *(const volatile guest_u64 *)p;
+		store_u64(b, guest_load_u64(p));
 	for (; bytes; bytes--)
-		*b++ = *(const volatile uint8_t *)p++;
+		*b++ = guest_load_u8(p++);
 }
 
 static void ram_write(uint8_t *p, const void *buf, unsigned bytes)
@@ -610,17 +610,17 @@ static void ram_write(uint8_t *p, const void *buf, unsigned bytes)
 	const uint8_t *b = buf;
 
 	if (bytes == 4) {
-		*(volatile guest_u32 *)p = *(const guest_u32 *)b;
+		guest_store_u32(p, load_u32(b));
 		return;
 	}
 	if (bytes == 2) {
-		*(volatile guest_u16 *)p = *(const guest_u16 *)b;
+		guest_store_u16(p, load_u16(b));
 		return;
 	}
 	for (; bytes >= 8; bytes -= 8, b += 8, p += 8)
-		*(volatile guest_u64 *)p = *(const guest_u64 *)b;
+		guest_store_u64(p, load_u64(b));
 	for (; bytes; bytes--)
-		*(volatile uint8_t *)p++ = *b++;
+		guest_store_u8(p++, *b++);
 }
 
 /* Registers are 32 bits wide; narrower writes mean nothing. */

@@ -17,6 +17,7 @@ enum {
 	MSR_TSC = 0x10,
 	MSR_PLATFORM_ID = 0x17,
 	MSR_APIC_BASE = 0x1b,
+	MSR_SMI_COUNT = 0x34,
 	MSR_FEATURE_CONTROL = 0x3a,
 	MSR_TSC_ADJUST = 0x3b,
 	MSR_SPEC_CTRL = 0x48,
@@ -60,6 +61,7 @@ enum {
 #define SPEC_CTRL_IBRS           BIT(0)
 #define SPEC_CTRL_STIBP          BIT(1)
 #define SPEC_CTRL_SSBD           BIT(2)
+#define SPEC_CTRL_BHI_DIS_S      BIT(10)
 #define FEATURE_CONTROL_LOCKED   BIT(0)
 #define UCODE_REVISION           (1ull << 32) /* revision in the upper half */
 
@@ -146,6 +148,7 @@ static bool read_plain(struct cpu *c, uint32_t msr, uint64_t *v)
 	case MSR_P5_MC_ADDR:
 	case MSR_P5_MC_TYPE:
 	case MSR_PLATFORM_ID:
+	case MSR_SMI_COUNT:
 	case MSR_PLATFORM_INFO:
 	case MSR_MISC_FEATURES:
 	case MSR_MCG_CAP: /* no banks */
@@ -332,6 +335,7 @@ static enum msr_result write_plain(struct cpu *c, uint32_t msr, uint64_t v)
 	case MSR_MISC_FEATURES:
 		return ok_if(!v);
 	case MSR_PLATFORM_ID:
+	case MSR_SMI_COUNT:
 	case MSR_PLATFORM_INFO:
 	case MSR_FEATURE_CONTROL:
 	case MSR_MTRR_CAP:
@@ -363,7 +367,11 @@ static uint64_t spec_ctrl_bits(const struct cpuid_model *m)
 {
 	uint64_t bits = SPEC_CTRL_IBRS | SPEC_CTRL_STIBP;
 
-	return cpu_has(m, CPU_SSBD) ? bits | SPEC_CTRL_SSBD : bits;
+	if (cpu_has(m, CPU_SSBD))
+		bits |= SPEC_CTRL_SSBD;
+	if (cpu_has(m, CPU_BHI_CTRL))
+		bits |= SPEC_CTRL_BHI_DIS_S;
+	return bits;
 }
 
 static enum msr_result write_featured(struct cpu *c, uint32_t msr, uint64_t v)

@@ -121,9 +121,9 @@ static void write_byte(struct dev *d, uint64_t off, uint8_t val)
 {
 	unsigned shift = (unsigned)(off & 1) * 8;
 	uint64_t reg = off & ~1ull;
-	uint16_t other = reg == PM1_STATUS ? 0 : read_word(d, reg) & (uint16_t) ~(0xff << shift);
+	unsigned word = reg == PM1_STATUS ? 0 : read_word(d, reg);
 
-	write_word(d, reg, (uint16_t)(other | val << shift));
+	write_word(d, reg, (uint16_t)((word & ~(0xffu << shift)) | (unsigned)val << shift));
 }
 
 static void pm_write(struct dev *d, uint64_t off, unsigned size, uint64_t val)

@@ -78,6 +78,12 @@ static bool is_triggered(const struct channel *c)
 	return c->mode == TRIGGERED || c->mode == STROBE_TRIG;
 }
 
+/* What a count of 0 means. */
+static uint32_t most_clocks(const struct channel *c)
+{
+	return c->bcd ? 10000 : 0x10000;
+}
+
 /* The first nanosecond at which @clocks have passed since @start_ns. */
 static uint64_t clocks_after(uint64_t start_ns, uint64_t clocks)
 {
@@ -136,7 +142,7 @@ static uint64_t square_value(const struct channel *c, uint64_t t)
 static uint16_t counter(const struct channel *c, uint64_t now)
 {
 	uint64_t t = elapsed(c, now);
-	uint64_t wrap = c->bcd ? 10000 : 0x10000;
+	uint64_t wrap = most_clocks(c);
 	unsigned v;
 
 	if (c->mode == SQUARE)
@@ -157,8 +163,8 @@ static uint32_t decode_count(const struct channel *c, uint16_t raw)
 	if (c->bcd)
 		v = (raw >> 12) * 1000u + (raw >> 8 & 15) * 100u + (raw >> 4 & 15) * 10u +
 		    (raw & 15);
-	if (!v)
-		return c->bcd ? 10000 : 0x10000;
+	if (!v || v > most_clocks(c)) /* BCD has no digits above 9 */
+		return most_clocks(c);
 	return is_periodic(c) ? MAX(v, 2) : v; /* 1 is illegal there */
 }
 
@@ -306,13 +312,13 @@ static void set_mode(struct channel *c, uint8_t val)
 {
 	bool gate = c->gate;
 
-	*c = (struct channel){ .gate = gate, .count = 0x10000 };
+	*c = (struct channel){ .gate = gate, .bcd = val & 1 };
+	c->count = most_clocks(c);
 	c->control = val & CTRL_BITS;
 	c->access = val >> 4 & 3;
 	c->mode = val >> 1 & 7;
 	if (c->mode > STROBE_TRIG)
 		c->mode -= 4; /* 6 and 7 are 2 and 3 */
-	c->bcd = val & 1;
 }
 
 static void write_control(struct dev *d, uint8_t val)
@@ -461,15 +467,15 @@ static void channel_snapshot(struct channel *c, struct snap *s)
 /* What no guest can bring about does not come out of a snapshot either. */
 static void channel_check(struct channel *c, uint64_t now)
 {
-	uint32_t most = c->bcd ? 10000 : 0x10000;
+	uint32_t most = most_clocks(c);
 	uint32_t least = is_periodic(c) ? 2 : 1;
 
 	c->mode = MIN(c->mode, STROBE_TRIG);
-	c->access = c->access ? c->access & 3 : ACCESS_BOTH;
+	c->access = c->access & 3 ? c->access & 3 : ACCESS_BOTH;
 	c->control &= CTRL_BITS;
 	c->count = MIN(MAX(c->count, least), most);
 	if (c->next)
-		c->next = MIN(MAX(c->next, least), most);
+		c->next = is_periodic(c) ? MIN(MAX(c->next, least), most) : 0;
 	c->start_ns = MIN(c->start_ns, now + CLK_NS);
 	c->next_start_ns = MIN(c->next_start_ns, clocks_after(now, 2 * most));
 	c->elapsed = MIN(c->elapsed, (uint64_t)UINT32_MAX * PIT_HZ);
@@ -479,8 +485,11 @@ static int pit_snapshot(struct dev *d, struct snap *s)
 {
 	struct pit *p = dev_state(d);
 
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = 0; i < 3; i++) {
+		if (!snap_loading(s))
+			settle(&p->ch[i], dev_now(d));
 		channel_snapshot(&p->ch[i], s);
+	}
 	snap_u8(s, &p->system);
 	if (!snap_loading(s))
 		return snap_error(s);

@@ -3,10 +3,12 @@
  *
  * National PC16550D data sheet. What is sent leaves at once, whatever the baud
  * rate, so the transmitter is always empty; only the receiver's timeout takes
- * its time. As on a PC, OUT2 connects the interrupt pin to the line.
+ * its time. The interrupt pin is wired to the line whatever OUT2 says: there is
+ * no other port to share it with, and small systems forget OUT2.
  *
- * Input is taken while the receiver has room, so that nothing is ever lost on
- * the way in; the rest is asked for when the guest has read.
+ * Nothing is lost on the way in: input is taken while the receiver has room and
+ * the guest wants some, and asked for again when that changes. Systems clear the
+ * receiver when they open the port, and what had come before would be gone.
  */
 #include "devices/device.h"
 
@@ -57,6 +59,7 @@ enum serial_reg { RBR_THR, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR };
 #define FIFO_BYTES    16
 #define CLOCK_HZ      1843200ull
 #define TIMEOUT_CHARS 4
+#define POLLS_MIN     8 /* output polls LSR once or twice, it is always ready */
 
 struct serial {
 	uint8_t ier, fcr, lcr, mcr, scr;
@@ -65,9 +68,10 @@ struct serial {
 	uint16_t divisor;
 	uint8_t rx[FIFO_BYTES];
 	uint8_t rx_head, rx_count;
-	bool thre;    /* transmitter-empty interrupt pending */
-	bool timeout; /* receiver timeout pending */
-	bool starved; /* input was refused */
+	bool thre;     /* transmitter-empty interrupt pending */
+	bool timeout;  /* receiver timeout pending */
+	bool starved;  /* input was refused */
+	uint8_t polls; /* LSR reads in a row, up to POLLS_MIN */
 };
 
 static uint8_t rx_depth(const struct serial *s)
@@ -106,9 +110,8 @@ static uint8_t interrupt(const struct serial *s)
 static void update(struct dev *d)
 {
 	struct serial *s = dev_state(d);
-	bool connected = (s->mcr & (MCR_OUT2 | MCR_LOOP)) == MCR_OUT2;
 
-	dev_irq(d, connected && interrupt(s) != IIR_NONE);
+	dev_irq(d, interrupt(s) != IIR_NONE);
 }
 
 /* Start, data, parity and stop bits, 16 clocks a bit and divisor. */
@@ -159,11 +162,24 @@ static void rx_push(struct serial *s, uint8_t byte)
 	s->rx_count++;
 }
 
+/*
+ * A driver with flow control raises RTS when it is ready. One without it leaves
+ * DTR alone as well, and enables the interrupt; or it polls.
+ */
+static bool wants_input(const struct serial *s)
+{
+	if (s->mcr & MCR_LOOP)
+		return false;
+	return (s->mcr & MCR_RTS) || s->polls == POLLS_MIN ||
+	       (!(s->mcr & MCR_DTR) && (s->ier & IER_RDA));
+}
+
+/* After anything that may have changed the answer. */
 static void ask_for_input(struct dev *d)
 {
 	struct serial *s = dev_state(d);
 
-	if (!s->starved || s->rx_count || (s->mcr & MCR_LOOP))
+	if (!s->starved || s->rx_count || !wants_input(s))
 		return;
 	s->starved = false;
 	dev_input_ready(d);
@@ -179,14 +195,13 @@ static uint8_t rx_pop(struct dev *d)
 	s->rx_head = (uint8_t)((s->rx_head + 1) % FIFO_BYTES);
 	s->rx_count--;
 	restart_timeout(d);
-	ask_for_input(d);
 	return byte;
 }
 
 static size_t serial_input(struct dev *d, const uint8_t *buf, size_t bytes)
 {
 	struct serial *s = dev_state(d);
-	size_t n = s->mcr & MCR_LOOP ? 0 : MIN(bytes, rx_room(s));
+	size_t n = wants_input(s) ? MIN(bytes, rx_room(s)) : 0;
 
 	for (size_t i = 0; i < n; i++)
 		rx_push(s, buf[i]);
@@ -233,13 +248,10 @@ static void modem_changed(struct serial *s)
 	s->modem = (uint8_t)(lines | (s->modem & MSR_DELTAS) | changed >> 4);
 }
 
-static void write_mcr(struct dev *d, uint8_t val)
+static void write_mcr(struct serial *s, uint8_t val)
 {
-	struct serial *s = dev_state(d);
-
 	s->mcr = val & MCR_BITS;
 	modem_changed(s);
-	ask_for_input(d);
 }
 
 static void write_fcr(struct dev *d, uint8_t val)
@@ -252,7 +264,6 @@ static void write_fcr(struct dev *d, uint8_t val)
 	if ((val & FCR_ENABLE) && (val & FCR_CLEAR_RX))
 		rx_clear(s);
 	restart_timeout(d);
-	ask_for_input(d);
 }
 
 static void write_ier(struct serial *s, uint8_t val)
@@ -332,8 +343,11 @@ static uint8_t read_reg(struct dev *d, uint64_t off)
 
 static uint64_t serial_read(struct dev *d, uint64_t off, unsigned size)
 {
+	struct serial *s = dev_state(d);
 	uint8_t val = read_reg(d, off);
 
+	s->polls = off == LSR ? (uint8_t)MIN(s->polls + 1u, POLLS_MIN) : 0;
+	ask_for_input(d);
 	update(d);
 	return val;
 }
@@ -350,6 +364,7 @@ static void serial_write(struct dev *d, uint64_t off, unsigned size, uint64_t va
 	struct serial *s = dev_state(d);
 	uint8_t byte = (uint8_t)val;
 
+	s->polls = 0;
 	if ((s->lcr & LCR_DLAB) && off <= IER) {
 		write_divisor(s, off, byte);
 		return;
@@ -368,7 +383,7 @@ static void serial_write(struct dev *d, uint64_t off, unsigned size, uint64_t va
 		write_lcr(d, byte);
 		break;
 	case MCR:
-		write_mcr(d, byte);
+		write_mcr(s, byte);
 		break;
 	case SCR:
 		s->scr = byte;
@@ -376,6 +391,7 @@ static void serial_write(struct dev *d, uint64_t off, unsigned size, uint64_t va
 	default: /* LSR and MSR are for reading */
 		break;
 	}
+	ask_for_input(d);
 	update(d);
 }
 
@@ -387,7 +403,6 @@ static void serial_reset(struct dev *d)
 
 	*s = (struct serial){ .divisor = 1, .modem = MSR_PEER, .starved = starved };
 	restart_timeout(d);
-	ask_for_input(d);
 	update(d);
 }
 
@@ -408,6 +423,7 @@ static int serial_snapshot(struct dev *d, struct snap *snap)
 	snap_u8(snap, &s->rx_count);
 	snap_bool(snap, &s->thre);
 	snap_bool(snap, &s->timeout);
+	snap_u8(snap, &s->polls);
 	if (!snap_loading(snap))
 		return snap_error(snap);
 
@@ -415,6 +431,7 @@ static int serial_snapshot(struct dev *d, struct snap *snap)
 	s->fcr &= FCR_KEPT;
 	s->mcr &= MCR_BITS;
 	s->line &= LSR_LINE;
+	s->polls = MIN(s->polls, POLLS_MIN);
 	s->rx_head %= FIFO_BYTES;
 	s->rx_count = MIN(s->rx_count, rx_depth(s));
 	if (!s->timeout)

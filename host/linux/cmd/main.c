@@ -1,13 +1,10 @@
 /*
- * main.c - the `alcazar` command: subcommands, version, help, and the words in which
- * all of them complain.
+ * main.c - the `alcazar` command: subcommands, version, help.
  */
 #include "cmd.h"
 
 #include "vmm.h"
 
-#include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 
 static const struct subcommand {
@@ -18,62 +15,6 @@ static const struct subcommand {
 	{ "run", cmd_run, "boot a guest and stay with it until it ends" },
 	{ "topology", cmd_topology, "show the host: packages, nodes, caches, cores, PUs" },
 };
-
-static void complain(const char *fmt, va_list ap)
-{
-	char line[1024];
-
-	vsnprintf(line, sizeof(line), fmt, ap);
-	for (char *p = line; *p; p++)
-		if ((unsigned char)*p < ' ' || *p == 0x7f)
-			*p = '?'; /* names come from outside: one line, no escape codes */
-	fprintf(stderr, "alcazar: %s\n", line);
-}
-
-int user_error(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	complain(fmt, ap);
-	va_end(ap);
-	return STATUS_USER;
-}
-
-int internal_error(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	complain(fmt, ap);
-	va_end(ap);
-	return STATUS_INTERNAL;
-}
-
-int finish_output(int status)
-{
-	if (!fflush(stdout) && !ferror(stdout))
-		return status;
-	user_error("standard output: %s", strerror(errno));
-	return status ? status : STATUS_USER;
-}
-
-const char *size_text(uint64_t bytes, char buf[SIZE_TEXT])
-{
-	static const char unit[] = "BKMGTPE";
-	unsigned u = 0, tenths;
-
-	while (u < sizeof(unit) - 2 && bytes >> (10 * (u + 1)))
-		u++;
-	tenths = u ? (unsigned)(((bytes >> (10 * (u - 1))) & 1023) * 10 / 1024) : 0;
-	if (tenths)
-		snprintf(buf, SIZE_TEXT, "%llu.%u%c", (unsigned long long)(bytes >> (10 * u)),
-			 tenths, unit[u]);
-	else
-		snprintf(buf, SIZE_TEXT, "%llu%c", (unsigned long long)(bytes >> (10 * u)),
-			 unit[u]);
-	return buf;
-}
 
 static void print_help(void)
 {

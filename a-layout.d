@@ -1,0 +1,1 @@
+layout.o: tests/guest/rt/layout.h
