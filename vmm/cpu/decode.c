@@ -382,7 +382,7 @@ static const uint8_t isa_feature[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
 	[ISA(AVX512_VPCLMULQDQ_512)] = HAS(VPCLMULQDQ),
 };
 
-static bool has_isa(const struct cpu *c, ZydisISASet isa)
+bool decode_has_isa(const struct cpu *c, ZydisISASet isa)
 {
 	uint8_t f = isa_feature[isa];
 
@@ -603,7 +603,7 @@ enum decode_result decode_insn(struct decoding *d, const struct decoder *dec, co
 		return DECODE_SHORT;
 	if (status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
 		return refuse(d, off, op_too_long);
-	if (!ZYAN_SUCCESS(status) || !has_isa(d->cpu, d->insn.meta.isa_set))
+	if (!ZYAN_SUCCESS(status) || !decode_has_isa(d->cpu, d->insn.meta.isa_set))
 		return refuse(d, off, op_undefined);
 	fill_common(d, off);
 	if (!fill_handler(d))

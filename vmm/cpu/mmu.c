@@ -20,6 +20,7 @@
 #include "cpu/lapic.h"
 #include "cpu/soft.h"
 #include "cpu/sys.h"
+#include "cpu/xlat.h"
 
 #include <errno.h>
 
@@ -94,12 +95,10 @@ int mmu_create(struct cpu *c, int host_node)
 {
 	const struct host *h = &c->vm->host;
 
-	c->tlb = h->ops->alloc(h->ctx, TLB_ENTRIES * sizeof(*c->tlb), host_node);
+	c->tlb = c->tlb_entries;
 	c->mmu = h->ops->alloc(h->ctx, sizeof(*c->mmu), host_node);
-	if (!c->tlb || !c->mmu) {
-		mmu_destroy(c);
+	if (!c->mmu)
 		return -ENOMEM;
-	}
 	c->mmu->next = CONTEXTS;
 	mmu_switch(c, true);
 	return 0;
@@ -109,11 +108,8 @@ void mmu_destroy(struct cpu *c)
 {
 	const struct host *h = &c->vm->host;
 
-	if (c->tlb)
-		h->ops->free(h->ctx, c->tlb, TLB_ENTRIES * sizeof(*c->tlb));
 	if (c->mmu)
 		h->ops->free(h->ctx, c->mmu, sizeof(*c->mmu));
-	c->tlb = NULL;
 	c->mmu = NULL;
 }
 
@@ -133,6 +129,7 @@ static void tlb_clear(struct cpu *c)
 	memset(m->large_seen, 0, sizeof(m->large_seen));
 	m->huge_seen = 0;
 	m->next = m->floor = 1;
+	xlat_asids_reused(c);
 }
 
 static unsigned context_new(struct cpu *c, unsigned pcid)
@@ -169,6 +166,7 @@ static void choose_asids(struct cpu *c)
 		ctx = context_new(c, pcid);
 	c->asid_super = ctx * PRIVS + PRIV_SUPER;
 	c->asid = checks_alignment(c) ? ASID_NONE : ctx * PRIVS + priv_of(c);
+	xlat_asid_changed(c);
 }
 
 static uint64_t asid_of(const struct cpu *c, enum priv p)
@@ -296,6 +294,8 @@ static void drop_range(struct cpu *c, uint64_t gva, unsigned shift)
 	uint64_t first = gva >> shift << shift;
 	uint64_t pages = MIN(1ull << (shift - PAGE_SHIFT), (uint64_t)TLB_ENTRIES);
 
+	xlat_asids_reused(c);
+
 	for (uint64_t i = 0; i < pages; i++) {
 		struct tlb_entry *e = tlb_slot(c, first + (i << PAGE_SHIFT));
 
@@ -329,6 +329,7 @@ void mmu_flush_page(struct cpu *c, uint64_t gva)
 	uint64_t bit, *large = large_word(m, gva, &bit);
 
 	entry_drop(tlb_slot(c, gva));
+	xlat_page_flushed(c, gva);
 	if (m->huge_seen & BIT64((gva >> HUGE_SHIFT) % 64))
 		drop_range(c, gva, HUGE_SHIFT);
 	else if (*large & bit)
@@ -559,6 +560,19 @@ static bool resolve(struct cpu *c, uint64_t gva, enum mmu_access access, enum pr
 	t->hva = page + (w.gpa & ~PAGE_MASK);
 	fill(c, gva, &w, can, access, p, page);
 	return true;
+}
+
+bool mmu_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access)
+{
+	const struct tlb_entry *e = tlb_slot(c, gva);
+	uint64_t key = tlb_key(c, gva, bytes);
+	struct target t;
+
+	if (c->asid == ASID_NONE || !resolve(c, gva, access, priv_of(c), &t)) {
+		c->fault.pending = false; /* found again by whoever executes it */
+		return false;
+	}
+	return access == MMU_READ ? e->read == key : e->write == key;
 }
 
 const uint8_t *mmu_fetch(struct cpu *c, uint64_t gva, uint64_t *gpa)

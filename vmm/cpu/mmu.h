@@ -49,6 +49,13 @@ bool mmu_sys_write(struct cpu *c, uint64_t gva, const void *buf, unsigned bytes)
 /* The frame of an event that is entered at @cpl, with its rights; alignment does not matter. */
 bool mmu_push_frame(struct cpu *c, unsigned cpl, uint64_t gva, const void *buf, unsigned bytes);
 
+/*
+ * Make the TLB hold what an access needs. False: it never will (a fault, a device,
+ * decoded code, a page crossing), the access has to be made by other means. Raises
+ * nothing.
+ */
+bool mmu_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
+
 /* Does [off, off + bytes) lie within the segment? */
 bool mmu_within_limit(const struct segment *s, uint64_t off, unsigned bytes);
 

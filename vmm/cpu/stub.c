@@ -20,6 +20,7 @@
  * the vCPU's thread; stubs are written once, before they first run.
  */
 #include "cpu/stub.h"
+#include "cpu/xlat.h"
 
 #include "cpu/stub_mask.h"
 #include "cpu/stub_run.h"
@@ -637,6 +638,8 @@ static bool stub_fault(struct host_fault *f, void *arg)
 	struct stub_cache *s = c->stubs;
 	size_t at = f->pc - (uintptr_t)s->code.rx;
 
+	if (xlat_host_fault(c, f))
+		return true;
 	if (f->kind != HOST_FAULT_FPE || at >= s->used || at < WAY_OUT_BYTES ||
 	    memcmp(s->code.rx + at - WAY_OUT_BYTES, way_out_nop, sizeof(way_out_nop)))
 		return false;
