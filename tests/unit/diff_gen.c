@@ -835,8 +835,9 @@ static void random_choice(struct choice *k, const struct form *f)
 
 		k->segment = segment[random_below(ARRAY_SIZE(segment))];
 	}
-	if (k->index == RSP)
-		k->index = RCX;
+	/* Of one register as base and index only multiples could be aimed at. */
+	if (k->index == RSP || k->index == k->base)
+		k->index = k->base == RCX ? RDX : RCX;
 }
 
 static bool same_form(const struct form *f, const struct decoded *d)
@@ -1002,7 +1003,8 @@ static void tame_counts(struct diff_case *t, const struct decoded *d)
 	case ZYDIS_MNEMONIC_BTC:
 	case ZYDIS_MNEMONIC_BTR:
 	case ZYDIS_MNEMONIC_BTS:
-		if (d->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER && !one_in(8))
+		if (d->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    (d->insn.address_width == 32 || !one_in(8)))
 			t->in.gpr[ZydisRegisterGetId(d->op[1].reg.value)] &= 0x7ff;
 		break;
 	default:
