@@ -1031,7 +1031,7 @@ void case_make(struct diff_case *t, const struct form *f, uint64_t rip)
 		else if (k.mode == ADDR_RIP)
 			k.disp = 0;
 		if (k.mode == ADDR_BASE32)
-			k.disp ^= (int32_t)random_below(2) << 31;
+			k.disp ^= one_in(2) ? INT32_MIN : 0;
 	} while (!choose(&g, &k, &w, &d));
 	if (d.insn.raw.disp.size == 32 && is_absolute(&k))
 		fixed = (uint32_t)k.disp;
@@ -1039,9 +1039,9 @@ void case_make(struct diff_case *t, const struct form *f, uint64_t rip)
 		fixed = random_target(16);
 		store_u32(w.buf + d.insn.raw.disp.offset, (uint32_t)(fixed - rip - d.insn.length));
 	}
-	if (d.insn.raw.disp.size == 64) { /* MOV with an absolute address */
-		fixed = random_target(16);
-		store_u64(w.buf + d.insn.raw.disp.offset, fixed);
+	if (d.insn.raw.disp.size && !(d.insn.attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
+		fixed = random_target(16); /* MOV with an absolute address */
+		memcpy(w.buf + d.insn.raw.disp.offset, &fixed, d.insn.raw.disp.size / 8);
 	}
 	tame_branch(&w, &d);
 	decode(&w, &d);
