@@ -226,13 +226,13 @@ static int wait_change(struct vm *vm, bool (*done)(struct vm *vm), uint64_t dead
 
 static bool is_ended(struct vm *vm)
 {
-	return vm->result.end != VMM_RUNNING && !vm->carrying_out;
+	return !vm->carrying_out && vm->result.end != VMM_RUNNING;
 }
 
 /* A machine that ends meanwhile counts: nobody runs in it either. */
 static bool is_parked(struct vm *vm)
 {
-	return vm->nr_parked == vm->nr_threads || vm->result.end != VMM_RUNNING;
+	return vm->nr_parked == vm->nr_threads || is_ended(vm);
 }
 
 static bool is_ready(struct vm *vm)

@@ -587,7 +587,7 @@ int mmu_translate(struct cpu *c, uint64_t gva, uint64_t *gpa)
 
 /* --- the bytes ------------------------------------------------------------------- */
 
-static void ram_read(void *buf, const uint8_t *p, unsigned bytes)
+static __racy void ram_read(void *buf, const uint8_t *p, unsigned bytes)
 {
 	uint8_t *b = buf;
 
@@ -605,7 +605,7 @@ static void ram_read(void *buf, const uint8_t *p, unsigned bytes)
 		*b++ = *(const volatile uint8_t *)p++;
 }
 
-static void ram_write(uint8_t *p, const void *buf, unsigned bytes)
+static __racy void ram_write(uint8_t *p, const void *buf, unsigned bytes)
 {
 	const uint8_t *b = buf;
 

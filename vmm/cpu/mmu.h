@@ -92,7 +92,7 @@ static inline uint64_t tlb_key(const struct cpu *c, uint64_t gva, unsigned bytes
 /* Untorn where aligned, never split by the compiler; guests race. */
 #define MMU_ACCESSORS(bits)                                                                        \
 	typedef uint##bits##_t __attribute__((may_alias, aligned(1))) guest_u##bits;               \
-	static inline bool mmu_read_u##bits(struct cpu *c, uint64_t gva, uint##bits##_t *v)        \
+	static inline __racy bool mmu_read_u##bits(struct cpu *c, uint64_t gva, uint##bits##_t *v) \
 	{                                                                                          \
 		const struct tlb_entry *e = tlb_slot(c, gva);                                      \
                                                                                                    \
@@ -102,7 +102,7 @@ static inline uint64_t tlb_key(const struct cpu *c, uint64_t gva, unsigned bytes
 		}                                                                                  \
 		return mmu_read_slow(c, gva, v, bits / 8);                                         \
 	}                                                                                          \
-	static inline bool mmu_write_u##bits(struct cpu *c, uint64_t gva, uint##bits##_t v)        \
+	static inline __racy bool mmu_write_u##bits(struct cpu *c, uint64_t gva, uint##bits##_t v) \
 	{                                                                                          \
 		const struct tlb_entry *e = tlb_slot(c, gva);                                      \
                                                                                                    \
