@@ -89,9 +89,6 @@ $B/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
-# Instruction handlers touch their vCPU and guest memory, on which guests race as
-# they like; elsewhere __racy marks the accessors.
-build/tsan/vmm/cpu/interp_%.o: CFLAGS += -fno-sanitize=thread
 
 # --- tests --------------------------------------------------------------------
 

@@ -74,9 +74,9 @@ static bool offer(int sig, const siginfo_t *info, ucontext_t *uc)
  */
 static void pass_on(int sig, siginfo_t *info, void *context)
 {
-	const struct sigaction *old = NULL;
+	const struct sigaction *old = &old_actions[0];
 
-	for (size_t i = 0; i < ARRAY_SIZE(fault_signals); i++)
+	for (size_t i = 1; i < ARRAY_SIZE(fault_signals); i++)
 		if (fault_signals[i] == sig)
 			old = &old_actions[i];
 	if (old->sa_flags & SA_SIGINFO) {

@@ -117,11 +117,11 @@ static uint64_t group_free(char *line)
 	controllers++;
 	path[strcspn(path, "\n")] = '\0';
 	is_v2 = !*controllers;
-	if (!is_v2 && strcmp(controllers, "memory"))
+	if (!is_v2 && strcmp(controllers, "memory") != 0)
 		return UINT64_MAX;
 	root = is_v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
 	if (*path != '/' || snprintf(dir, sizeof(dir), "%s%s", root,
-				     strcmp(path, "/") ? path : "") >= (int)sizeof(dir))
+				     strcmp(path, "/") != 0 ? path : "") >= (int)sizeof(dir))
 		return UINT64_MAX;
 	if (is_v2)
 		return tightest(dir, strlen(root), "memory.max", "memory.current");

@@ -1,7 +1,7 @@
 #!/bin/bash
 # What a user may get wrong: each mistake gives status 2 and one line that names what was
 # asked, and leaves nothing behind.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib"
 log=err
 
 # refused TEXT ARGUMENT...: TEXT must be in the line.
@@ -21,6 +21,7 @@ refused()
 : >empty
 head -c 65536 /dev/zero | tr '\0' 'k' >noise
 head -c 600 hi >short
+truncate -s 64M big
 mkfifo fifo
 ln -s loop loop
 printf 'cpus: 2\nnonsense: 1\n' >unknown.yaml
@@ -58,6 +59,7 @@ empty: an empty file|run --kernel empty
 : |run --kernel noise
 missing: No such file|run --kernel hi --initrd missing
 empty: an empty file|run --kernel hi --initrd empty
+big|run --kernel hi --memory 16M --initrd big
 --cpus 0: |run --kernel hi --cpus 0
 --cpus 5000: |run --kernel hi --cpus 5000
 --cpus -1: |run --kernel hi --cpus -1

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A machine's life as its user sees it: statuses, console, signals, files, JSON.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib"
 log=err
 
 # ends STATUS ARGUMENT...: of a machine of 16M, quiet and bounded in time.
@@ -22,6 +22,16 @@ for help in "--help" "run --help" "topology --help"; do
 	# shellcheck disable=SC2086
 	check "$help" bash -c '"$@" | grep -q usage' help "$alcazar" $help
 done
+
+# Help, manual and table are one: every flag is in the manual page.
+in_manual()
+{
+	local flag
+	for flag in $("$alcazar" run --help | grep -o '^  --[a-z-]*'); do
+		grep -qF -- "${flag//-/\\-}" "$manual" || return 1
+	done
+}
+check "every option is in the manual" in_manual
 
 # --- ends -----------------------------------------------------------------------
 

@@ -278,7 +278,22 @@ struct choice {
 	uint64_t imm;
 };
 
-enum addressing { ADDR_BASE, ADDR_BASE8, ADDR_BASE32, ADDR_INDEX, ADDR_RIP, ADDR_ABS, ADDR_MODES };
+enum addressing {
+	ADDR_BASE,
+	ADDR_BASE8,
+	ADDR_BASE32,
+	ADDR_INDEX,
+	ADDR_RIP,
+	ADDR_ABS,
+	ADDR_INDEX_ONLY,
+	ADDR_MODES
+};
+
+/* The displacement alone is the address, as far as we choose it. */
+static bool is_absolute(const struct choice *k)
+{
+	return k->mode == ADDR_ABS || k->mode == ADDR_INDEX_ONLY;
+}
 
 struct writer {
 	uint8_t buf[32];
@@ -299,7 +314,7 @@ static void put_i32(struct writer *w, int32_t v)
 static void put_memory(struct writer *w, unsigned field, const struct choice *k)
 {
 	unsigned base = k->base & 7;
-	bool sib = base == 4 || k->mode == ADDR_INDEX || k->mode == ADDR_ABS;
+	bool sib = base == 4 || k->mode == ADDR_INDEX || is_absolute(k);
 	unsigned mod = 0;
 
 	if (k->mode == ADDR_BASE32)
@@ -315,13 +330,15 @@ static void put_memory(struct writer *w, unsigned field, const struct choice *k)
 	put(w, mod << 6 | field | (sib ? 4 : base));
 	if (k->mode == ADDR_ABS)
 		put(w, 0x25);
+	else if (k->mode == ADDR_INDEX_ONLY)
+		put(w, (unsigned)k->scale << 6 | (k->index & 7u) << 3 | 5);
 	else if (k->mode == ADDR_INDEX)
 		put(w, (unsigned)k->scale << 6 | (k->index & 7u) << 3 | base);
 	else if (sib)
 		put(w, 0x20 | base);
 	if (mod == 1)
 		put(w, (uint8_t)k->disp);
-	else if (mod == 2 || k->mode == ADDR_ABS)
+	else if (mod == 2 || is_absolute(k))
 		put_i32(w, k->disp);
 }
 
@@ -351,7 +368,7 @@ static unsigned ext_x(const struct form *f, const struct choice *k)
 {
 	if (!f->memory)
 		return k->rm >> 4 & 1;
-	return k->mode == ADDR_INDEX ? k->index >> 3 & 1 : 0;
+	return k->mode == ADDR_INDEX || k->mode == ADDR_INDEX_ONLY ? k->index >> 3 & 1 : 0;
 }
 
 static void put_legacy(struct writer *w, const struct form *f, const struct choice *k)
@@ -527,6 +544,30 @@ static bool consider_vvvv(struct form_list *l, struct form *f, const char *only)
 	return all;
 }
 
+/* Prefixes and escapes: what follows is not ModRM. */
+static bool is_prefix(const struct form *f)
+{
+	if (f->map)
+		return f->map == 1 && (f->opcode == 0x38 || f->opcode == 0x3a);
+	switch (f->opcode) {
+	case 0x0f:
+	case 0x26:
+	case 0x2e:
+	case 0x36:
+	case 0x3e:
+	case 0x62:
+	case 0xc4:
+	case 0xc5:
+	case 0xf0:
+	case 0xf2:
+	case 0xf3:
+		return true;
+	default:
+		return (f->opcode >= 0x40 && f->opcode < 0x50) ||
+		       (f->opcode >= 0x64 && f->opcode < 0x68);
+	}
+}
+
 static void find_opcode(struct form_list *l, struct form f, const char *only)
 {
 	/* Groups and the x87 make something of ModRM. */
@@ -571,7 +612,8 @@ void forms_find(struct form_list *l, const char *only)
 			v /= space[s].ls;
 			f.prefix = (uint8_t)(v % space[s].prefixes);
 			f.map = (uint8_t)(space[s].first_map + v / space[s].prefixes);
-			find_opcode(l, f, only);
+			if (f.encoding != FORM_LEGACY || !is_prefix(&f))
+				find_opcode(l, f, only);
 		}
 	}
 }
@@ -857,21 +899,33 @@ static int gpr_id(ZydisRegister r)
 }
 
 /* Makes the operand's address @target, by its base register. */
-static void aim(struct diff_case *t, const ZydisDecodedOperandMem *m, uint64_t target)
+static void aim_base(struct diff_case *t, const ZydisDecodedOperandMem *m, uint64_t target)
 {
 	int base = gpr_id(m->base), index = gpr_id(m->index);
 
-	if (base < 0)
+	if (base < 0 || base == index)
 		return;
 	if (index >= 0 && m->type == ZYDIS_MEMOP_TYPE_MEM) {
-		if (index == base)
-			return;
 		t->in.gpr[index] = random_below(4) ? random_below(16) : -(uint64_t)random_below(16);
 		target -= t->in.gpr[index] * m->scale;
 	}
-	if (index < 0 && m->index == ZYDIS_REGISTER_AL) /* XLAT */
+	if (m->index == ZYDIS_REGISTER_AL) /* XLAT */
 		target -= (uint8_t)t->in.gpr[RAX];
 	t->in.gpr[base] = target - (uint64_t)m->disp.value;
+}
+
+/* An operand without a base has @target as its displacement. */
+static void aim(struct diff_case *t, const struct decoded *d, const ZydisDecodedOperand *op,
+		uint64_t target)
+{
+	bool no_base = op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM &&
+		       (d->insn.attributes & ZYDIS_ATTRIB_HAS_SIB) && d->insn.raw.modrm.mod == 0 &&
+		       d->insn.raw.sib.base == 5;
+
+	if (!no_base)
+		aim_base(t, &op->mem, target);
+	else if (gpr_id(op->mem.index) >= 0)
+		t->in.gpr[gpr_id(op->mem.index)] = 0;
 }
 
 static void patch(struct diff_case *t, uint64_t at, const void *bytes, unsigned n)
@@ -929,7 +983,7 @@ static void aim_operands(struct diff_case *t, const struct decoded *d, uint64_t 
 			target = random_target(op->size / 8);
 		if (pops_flags(&d->insn))
 			target = DIFF_DATA + 512 + random_below(1024);
-		aim(t, &op->mem, target);
+		aim(t, d, op, target);
 		if (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
 			random_operand(t, d, target, op->size / 8u);
 	}
@@ -970,14 +1024,14 @@ void case_make(struct diff_case *t, const struct form *f, uint64_t rip)
 		random_choice(&k, f);
 		if (f->opcode_reg)
 			g.opcode = (uint8_t)((f->opcode & ~7u) | random_below(8));
-		if (k.mode == ADDR_BASE32 || k.mode == ADDR_ABS)
+		if (k.mode == ADDR_BASE32 || is_absolute(&k))
 			k.disp = (int32_t)random_target(16);
 		else if (k.mode == ADDR_RIP)
 			k.disp = 0;
 		if (k.mode == ADDR_BASE32)
 			k.disp ^= (int32_t)random_below(2) << 31;
 	} while (!choose(&g, &k, &w, &d));
-	if (d.insn.raw.disp.size == 32 && k.mode == ADDR_ABS)
+	if (d.insn.raw.disp.size == 32 && is_absolute(&k))
 		fixed = (uint32_t)k.disp;
 	if (d.insn.raw.disp.size == 32 && k.mode == ADDR_RIP) {
 		fixed = random_target(16);

@@ -29,7 +29,7 @@
 #define RAM_SYS  0x30000u
 
 /* Supervisor pages, from SYS on: IDT, GDT and TSS, handlers, stack. */
-#define SYS      0x3f000000ull
+#define SYS      0x3ab54000ull
 #define IDT      (SYS)
 #define GDT      (SYS + 0x1000)
 #define TSS      (SYS + 0x1800)

@@ -17,6 +17,17 @@ static void die(const char *what)
 	abort();
 }
 
+/* Both hold an XSAVE area, which calloc() would not align. */
+static void *zalloc(size_t bytes)
+{
+	size_t whole = ALIGN_UP(bytes, 64);
+	void *p = aligned_alloc(64, whole);
+
+	if (!p)
+		die("no memory");
+	return memset(p, 0, whole);
+}
+
 static void create_vcpu(struct vm *vm, unsigned id)
 {
 	const struct host *h = &vm->host;
@@ -47,8 +58,8 @@ struct flat *flat_create(const struct host *h, unsigned vcpus, enum clock_source
 	struct topo_request treq = { .vcpus = vcpus,
 				     .nodes = 1,
 				     .node_memory_bytes = { FLAT_RAM } };
-	struct flat *f = calloc(1, sizeof(*f));
-	struct vm *vm = calloc(1, sizeof(*vm));
+	struct flat *f = zalloc(sizeof(*f));
+	struct vm *vm = zalloc(sizeof(*vm));
 	struct cpuid_request creq;
 	char why[200] = "";
 	unsigned i;

@@ -30,6 +30,7 @@ static int load_request(struct boot_request *r)
 	r->gmem = &m.gmem;
 	r->topo = &m.topo;
 	memset(&bsp, 0xff, sizeof(bsp));
+	bsp.apic_base = 0xfee00900;
 	memset(why, 0, sizeof(why));
 	return boot_load(r, &bsp, why, sizeof(why));
 }
@@ -405,6 +406,20 @@ static void test_tiny_machine(void **state)
 	image_free(&elf);
 }
 
+/* IDs from 255 on need x2APIC mode, which firmware has to choose. */
+static void test_apic_mode(void **state)
+{
+	struct image elf = image_vmlinux();
+
+	assert_loads(elf);
+	assert_int_equal(bsp.apic_base, 0xfee00900);
+	machine_free(&m);
+	assert_int_equal(machine_make(&m, 256, 1, MIB(64)), 0);
+	assert_loads(elf);
+	assert_int_equal(bsp.apic_base, 0xfee00d00);
+	image_free(&elf);
+}
+
 /* --- multiboot ---------------------------------------------------------------------- */
 
 static const struct segment_spec flat_segments[] = {
@@ -547,7 +562,7 @@ static void test_bad_multiboot(void **state)
 		{ 0, { 0 }, -ENOEXEC, "no ELF file" },
 		{ 0x10000, { 0x100000, 0x100004, 0, 0, 0x100010 }, -ENOEXEC, "contradicts" },
 		{ 0x10000, { 0x200000, 0x100000, 0, 0, 0x100010 }, -ENOEXEC, "contradicts" },
-		{ 0x10000, { 0x100000, 0x100000, 0x90000, 0, 0x100010 }, -ENOEXEC, "end before" },
+		{ 0x10000, { 0x100000, 0x100000, 0x90000, 0, 0x100010 }, -ENOEXEC, "contradicts" },
 		{ 0x10000, { 0x100000, 0x100000, 0x200000, 0, 0x100010 }, -ENOEXEC, "truncated" },
 		{ 0x10000, { 0x90000, 0x90000, 0, 0, 0x90010 }, -ENOEXEC, "below 1 MiB" },
 		{ 0x10000, { 0x100000, 0x100000, 0, 0xfffffff0, 0x100010 }, -ENOSPC, "not fit" },
@@ -571,21 +586,14 @@ static void test_bad_multiboot(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_bzimages),
-		TEST(test_kernel_across_nodes),
-		TEST(test_shuffled_segments),
-		TEST(test_stub_entry),
-		TEST(test_vmlinux),
-		TEST(test_initrd),
-		TEST(test_cmdline_limit),
-		TEST(test_bad_kernels),
-		TEST(test_bad_elf),
-		TEST(test_tiny_machine),
-		TEST(test_multiboot_elf32),
-		TEST(test_multiboot_elf64),
-		TEST(test_multiboot_addresses),
-		TEST(test_multiboot_modules),
-		TEST(test_bad_multiboot),
+		TEST(test_bzimages),          TEST(test_kernel_across_nodes),
+		TEST(test_shuffled_segments), TEST(test_stub_entry),
+		TEST(test_vmlinux),           TEST(test_initrd),
+		TEST(test_cmdline_limit),     TEST(test_bad_kernels),
+		TEST(test_bad_elf),           TEST(test_tiny_machine),
+		TEST(test_apic_mode),         TEST(test_multiboot_elf32),
+		TEST(test_multiboot_elf64),   TEST(test_multiboot_addresses),
+		TEST(test_multiboot_modules), TEST(test_bad_multiboot),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

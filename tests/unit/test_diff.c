@@ -101,6 +101,7 @@ static bool is_piecewise(const struct diff_case *t)
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_FSTP:
 	case ZYDIS_MNEMONIC_FXRSTOR:
 	case ZYDIS_MNEMONIC_FXRSTOR64:
 	case ZYDIS_MNEMONIC_FXSAVE:
@@ -128,19 +129,10 @@ static bool same_fault(const struct diff_case *t, const struct diff_outcome *a,
 	return a->vector != 13 || a->error == b->error;
 }
 
-/* Whether the return address is stored before the target turns out not to be canonical. */
-static bool is_call(const struct diff_case *t)
-{
-	struct decoded_case d;
-
-	return decode_case(t, &d) && d.insn.mnemonic == ZYDIS_MNEMONIC_CALL;
-}
-
 static bool same_data(const struct diff_case *t, const struct diff_outcome *a,
 		      const struct diff_outcome *b)
 {
-	return !memcmp(a->data, b->data, sizeof(a->data)) || (a->vector == 14 && is_piecewise(t)) ||
-	       (a->vector == 13 && is_call(t));
+	return !memcmp(a->data, b->data, sizeof(a->data)) || (a->vector == 14 && is_piecewise(t));
 }
 
 static bool same_vectors(const struct diff_state *a, const struct diff_state *b)

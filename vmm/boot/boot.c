@@ -14,6 +14,9 @@
 #define BDA_EBDA_SEGMENT (BDA_GPA + 0x0e)
 #define BDA_MEMORY_KIB   (BDA_GPA + 0x13)
 
+#define XAPIC_IDS        255
+#define APIC_BASE_X2APIC BIT(10)
+
 int load_refuse(struct loader *l, int err, const char *fmt, ...)
 {
 	int n = snprintf(l->why, l->why_bytes,
@@ -78,6 +81,18 @@ static int load_image(struct loader *l)
 			   "neither a Linux kernel (bzImage or vmlinux) nor a multiboot image");
 }
 
+/*
+ * Where IDs do not fit 8 bits, firmware leaves processors in x2APIC mode (SDM vol.
+ * 3, 11.12.8): a kernel that starts in xAPIC mode would not count the others.
+ */
+static void enable_x2apic(struct loader *l)
+{
+	const struct topology *t = l->r->topo;
+
+	if (t->vcpu[t->nr_vcpus - 1].apic_id >= XAPIC_IDS)
+		l->bsp->apic_base |= APIC_BASE_X2APIC;
+}
+
 int boot_load(const struct boot_request *r, struct cpu_state *bsp, char *why, size_t why_bytes)
 {
 	struct loader l = { .r = r,
@@ -92,6 +107,8 @@ int boot_load(const struct boot_request *r, struct cpu_state *bsp, char *why, si
 	err = write_firmware(&l);
 	if (!err)
 		err = load_image(&l);
+	if (!err)
+		enable_x2apic(&l);
 	if (err && why_bytes && !why[0])
 		load_refuse(&l, err, "cannot be loaded (error %d)", -err);
 	return err;

@@ -100,48 +100,61 @@ static int load_elf(struct multiboot *mb)
 	return elf_load(mb->l, &e, image->data);
 }
 
-/* 3.1.3: where parts of the file belong, said in the header itself. */
-static int load_by_addresses(struct multiboot *mb, size_t header)
+/* 3.1.3: where which part of the file belongs, said in the header itself. */
+struct placement {
+	size_t offset, bytes;
+	uint64_t gpa, end; /* end: of what is not in the file, too */
+};
+
+static int read_addresses(struct multiboot *mb, size_t header, struct placement *p)
 {
 	const struct boot_image *image = &mb->l->r->kernel;
 	const uint8_t *h = image->data + header;
-	uint32_t header_gpa, load_gpa, load_end, bss_end;
-	uint64_t offset, bytes, end;
-	int err;
+	uint32_t header_gpa, load_end, bss_end;
 
 	if (image->bytes - header < 32)
 		return load_refuse(mb->l, -ENOEXEC, "truncated: its multiboot header is cut off");
 	header_gpa = load_u32(h + 12);
-	load_gpa = load_u32(h + 16);
+	p->gpa = load_u32(h + 16);
 	load_end = load_u32(h + 20);
 	bss_end = load_u32(h + 24);
 	mb->entry = load_u32(h + 28);
 
-	if (load_gpa > header_gpa || header_gpa - load_gpa > header)
+	if (p->gpa > header_gpa || header_gpa - p->gpa > header || (load_end && load_end < p->gpa))
 		return load_refuse(mb->l, -ENOEXEC,
 				   "damaged: its multiboot header contradicts itself");
-	offset = header - (header_gpa - load_gpa);
-	bytes = load_end ? (uint64_t)load_end - load_gpa : image->bytes - offset;
-	if (load_end < load_gpa && load_end)
-		return load_refuse(mb->l, -ENOEXEC, "damaged: it would end before it starts");
-	if (!load_within(offset, bytes, image->bytes))
-		return load_refuse(mb->l, -ENOEXEC,
-				   "truncated: %zu bytes, its header promises %llu", image->bytes,
-				   (unsigned long long)(offset + bytes));
-	end = MAX(load_gpa + bytes, (uint64_t)bss_end);
-	if (load_gpa < LOAD_BASE)
-		return load_refuse(mb->l, -ENOEXEC, "wants to be loaded at %#x, below 1 MiB",
-				   load_gpa);
-	if (end > mb->l->low_end)
-		return load_refuse(mb->l, -ENOSPC, "does not fit: it ends at %llu MiB, RAM at %llu",
-				   (unsigned long long)(end >> 20),
-				   (unsigned long long)(mb->l->low_end >> 20));
-	if (mb->entry < load_gpa || mb->entry >= end)
-		return load_refuse(mb->l, -ENOEXEC, "damaged: its entry %#llx lies outside",
+	p->offset = header - (header_gpa - p->gpa);
+	p->bytes = load_end ? load_end - p->gpa : image->bytes - p->offset;
+	p->end = MAX(p->gpa + p->bytes, bss_end);
+	if (!load_within(p->offset, p->bytes, image->bytes))
+		return load_refuse(mb->l, -ENOEXEC, "truncated: %zu bytes, its header promises %zu",
+				   image->bytes, p->offset + p->bytes);
+	return 0;
+}
+
+static int load_by_addresses(struct multiboot *mb, size_t header)
+{
+	struct loader *l = mb->l;
+	struct placement p = { 0 };
+	int err = read_addresses(mb, header, &p);
+
+	if (err)
+		return err;
+	if (p.gpa < LOAD_BASE)
+		return load_refuse(l, -ENOEXEC, "wants to be loaded at %#llx, below 1 MiB",
+				   (unsigned long long)p.gpa);
+	if (p.end > l->low_end)
+		return load_refuse(l, -ENOSPC, "does not fit: it ends at %llu MiB, RAM at %llu",
+				   (unsigned long long)(p.end >> 20),
+				   (unsigned long long)(l->low_end >> 20));
+	if (mb->entry < p.gpa || mb->entry >= p.end)
+		return load_refuse(l, -ENOEXEC, "damaged: its entry %#llx lies outside",
 				   (unsigned long long)mb->entry);
-	mb->high = end;
-	err = gmem_write(mb->l->r->gmem, load_gpa, image->data + offset, bytes);
-	return err ? err : gmem_fill(mb->l->r->gmem, load_gpa + bytes, 0, end - load_gpa - bytes);
+	mb->high = p.end;
+	err = gmem_write(l->r->gmem, p.gpa, l->r->kernel.data + p.offset, p.bytes);
+	if (!err)
+		err = gmem_fill(l->r->gmem, p.gpa + p.bytes, 0, p.end - p.gpa - p.bytes);
+	return err;
 }
 
 static int load_kernel(struct multiboot *mb)

@@ -16,6 +16,8 @@
 	X(INSNS,	"insns",	"guest instructions retired") \
 	X(BLOCKS,	"blocks",	"predecoded blocks entered") \
 	X(DECODES,	"decodes",	"blocks decoded") \
+	X(TRANSLATIONS,	"translations",	"blocks translated") \
+	X(INTERPRETED,	"interpreted",	"instructions left to the interpreter") \
 	X(CODE_WRITES,	"code_writes",	"stores that hit decoded code") \
 	X(TLB_MISSES,	"tlb_misses",	"software TLB misses") \
 	X(TLB_FLUSHES,	"tlb_flushes",	"software TLB flushes") \

@@ -43,8 +43,6 @@
 
 #define __printf(fmt, args) __attribute__((format(printf, fmt, args)))
 #define __cacheline         __attribute__((aligned(CACHELINE)))
-/* Accesses guest memory, where guests race as they like: ThreadSanitizer, look away. */
-#define __racy              __attribute__((no_sanitize_thread))
 
 /* Host and guest are both little-endian x86-64: only alignment needs care. */
 static inline uint16_t load_u16(const void *p)

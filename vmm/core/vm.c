@@ -232,7 +232,8 @@ static bool is_ended(struct vm *vm)
 /* A machine that ends meanwhile counts: nobody runs in it either. */
 static bool is_parked(struct vm *vm)
 {
-	return vm->nr_parked == vm->nr_threads || is_ended(vm);
+	return !vm->carrying_out &&
+	       (vm->nr_parked == vm->nr_threads || vm->result.end != VMM_RUNNING);
 }
 
 static bool is_ready(struct vm *vm)
@@ -245,7 +246,7 @@ int vmm_wait(struct vm *vm, uint64_t deadline_ns, struct vmm_result *r)
 	int err = wait_change(vm, is_ended, deadline_ns);
 
 	lock_take(&vm->host, &vm->lock);
-	*r = vm->result;
+	*r = vm->carrying_out ? (struct vmm_result){ .end = VMM_RUNNING } : vm->result;
 	lock_release(&vm->host, &vm->lock);
 	return err;
 }

@@ -77,7 +77,7 @@ struct vm {
 	unsigned nr_parked;  /* of them, in vm_park() */
 	unsigned nr_ready;   /* have set themselves up, or failed to */
 	int start_err;
-	bool carrying_out; /* some vCPU's thread is serving the request */
+	bool carrying_out; /* some vCPU's thread serves the request, and result is its own */
 	unsigned pauses;   /* vmm_pause() calls not yet resumed */
 	bool started;
 	_Atomic uint64_t first_insn_ns; /* host time; the engine sets it once */

@@ -247,13 +247,16 @@ static int build(struct vm *vm, char *why, size_t why_bytes)
 int vmm_create(const struct host *host, const struct vmm_config *cfg, struct vm **out, char *why,
 	       size_t why_bytes)
 {
-	struct vm *vm = calloc(1, sizeof(*vm));
+	/* Zeroed, and aligned as the processor state in it must be. */
+	struct vm *vm = host->ops->alloc(host->ctx, sizeof(*vm), HOST_NODE_ANY);
 	int err;
 
 	if (why_bytes)
 		why[0] = '\0';
-	if (!vm)
+	if (!vm) {
+		snprintf(why, why_bytes, "no memory for the machine");
 		return -ENOMEM;
+	}
 	vm->host = *host;
 	vm->cfg = *cfg;
 	vm->engine = cfg->engine;
@@ -272,11 +275,12 @@ int vmm_create(const struct host *host, const struct vmm_config *cfg, struct vm 
 /* Devices go before vCPUs: until their timers are gone they may post to one. */
 void vmm_destroy(struct vm *vm)
 {
-	const struct host *h;
+	struct host host;
+	const struct host *h = &host;
 
 	if (!vm)
 		return;
-	h = &vm->host;
+	host = vm->host;
 	vm_end_threads(vm);
 	for (unsigned i = vm->nr_devs; i-- > 0;)
 		dev_destroy(vm->dev[i]);
@@ -291,7 +295,7 @@ void vmm_destroy(struct vm *vm)
 	for (unsigned i = 0; i < vm->nr_regions; i++)
 		h->ops->mem_unmap(h->ctx, &vm->region[i]);
 	free(vm->vcpu);
-	free(vm);
+	h->ops->free(h->ctx, vm, sizeof(*vm));
 }
 
 /* --- small calls -------------------------------------------------------------- */

@@ -40,6 +40,7 @@ struct codemap {
 
 	_Atomic uint32_t generation; /* of requests to answer; under lock */
 	_Atomic uint32_t nr_provisional;
+	_Atomic uint32_t invalidations; /* pages whose code has gone, so far */
 	struct lock lock; /* a leaf */
 	struct provisional slot[PROVISIONAL_MAX];
 	_Atomic uint32_t answered[]; /* by vCPU: the generation it has answered */
@@ -156,6 +157,10 @@ static void invalidate(struct codemap *m, struct code_page *p)
 	atomic_store(&p->granules, 0);
 	atomic_fetch_add(&p->version, 1);
 	atomic_store_explicit(&p->quiet, 0, memory_order_relaxed);
+	atomic_fetch_add(&m->invalidations, 1);
+	for (i = 0; i < m->vm->nr_vcpus; i++)
+		if (m->vm->vcpu[i]->engine_data)
+			vcpu_post(m->vm->vcpu[i], VCPU_CODE);
 	for (i = 0; i < PROVISIONAL_MAX; i++)
 		if (m->slot[i].used && m->slot[i].gpa == gpa)
 			slot_free(m, &m->slot[i]);
@@ -213,6 +218,11 @@ void codemap_verify(struct cpu *c)
 	lock_take(&m->vm->host, &m->lock);
 	verify(m);
 	lock_release(&m->vm->host, &m->lock);
+}
+
+uint32_t codemap_invalidations(const struct codemap *m)
+{
+	return atomic_load_explicit(&m->invalidations, memory_order_acquire);
 }
 
 void codemap_answer(struct cpu *c)
@@ -334,7 +344,7 @@ void codemap_written(struct codemap *m, struct cpu *c, uint64_t gpa, uint64_t by
 {
 	bool hit = false;
 
-	atomic_thread_fence(memory_order_seq_cst);
+	asm volatile("mfence" : : : "memory"); /* as everywhere here, hosts are x86 */
 	while (bytes) {
 		uint64_t n = MIN(bytes, PAGE_SIZE - (gpa & ~PAGE_MASK));
 

@@ -87,6 +87,9 @@ bool codemap_is_code(const struct codemap *m, uint64_t gpa);
  */
 void codemap_written(struct codemap *m, struct cpu *c, uint64_t gpa, uint64_t bytes);
 
+/* Changes whenever a page's version has; every vCPU is posted VCPU_CODE then. */
+uint32_t codemap_invalidations(const struct codemap *m);
+
 /* At serialising instructions and interrupts. */
 void codemap_verify(struct cpu *c);
 /* VCPU_CODE: drop write tags of code pages, and say so. Between instructions. */

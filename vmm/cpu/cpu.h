@@ -82,6 +82,14 @@ struct tlb_entry {
 /* Alignment is checked, CPL 3: every access takes the slow path. Never in a tag. */
 #define ASID_NONE 0xffeu
 
+/* The translator's jump cache: by the low bits of RIP. */
+#define XLAT_JUMPS 4096u
+
+struct xlat_jump {
+	uint64_t tag; /* RIP + jump_key */
+	uint64_t code;
+};
+
 /* --- a pending fault -------------------------------------------------------- */
 
 struct cpu_fault {
@@ -169,6 +177,22 @@ struct cpu {
 	struct stub_cache *stubs;
 	struct mmu *mmu; /* ASIDs, PCIDs, large-page filter */
 	struct pv *pv;
+
+	/* The translator's; see xlat.h. What emitted code touches lies below. */
+	struct xlat *xlat; /* NULL: interpret everything */
+	struct {
+		struct cpu *self;
+		uint64_t host_rsp; /* while translated code runs */
+		uint64_t code;     /* where to enter it */
+		uint64_t jump_key; /* added to a RIP makes a jump-cache tag; follows asid */
+		uint64_t vec_gate; /* called before vector instructions: loads them, or returns */
+		_Atomic uint32_t *attention;
+		uint32_t why;      /* enum xlat_exit */
+		uint32_t what;     /* which edge, or which offset in the page */
+		uint32_t vec_live; /* guest's vector registers are in the host's */
+	} x;
+	struct xlat_jump jump[XLAT_JUMPS];
+	struct tlb_entry tlb_entries[TLB_ENTRIES];
 };
 
 /* A word of struct cpu by its number, for operands' addresses. */

@@ -382,7 +382,7 @@ static const uint8_t isa_feature[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
 	[ISA(AVX512_VPCLMULQDQ_512)] = HAS(VPCLMULQDQ),
 };
 
-static bool has_isa(const struct cpu *c, ZydisISASet isa)
+bool decode_has_isa(const struct cpu *c, ZydisISASet isa)
 {
 	uint8_t f = isa_feature[isa];
 
@@ -458,6 +458,16 @@ static void make_plain(struct decoding *d)
 	o->flags |= OP_PLAIN;
 }
 
+/* A SIB byte with a displacement in place of the base; SDM vol. 2, table 2-3. */
+static bool has_no_base(const struct decoding *d, const ZydisDecodedOperand *m)
+{
+	const ZydisDecodedInstruction *insn = &d->insn;
+
+	return m->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM &&
+	       (insn->attributes & ZYDIS_ATTRIB_HAS_SIB) && insn->raw.modrm.mod == 0 &&
+	       insn->raw.sib.base == 5;
+}
+
 static void fill_memory(struct decoding *d, const ZydisDecodedOperand *m)
 {
 	struct op *o = d->op;
@@ -473,6 +483,11 @@ static void fill_memory(struct decoding *d, const ZydisDecodedOperand *m)
 	if (!fits_int32(m->mem.disp.value)) {
 		o->flags |= OP_DISP64;
 		o->imm = (uint64_t)m->mem.disp.value;
+	}
+	/* Zydis 4.0 takes the missing base for R13D with 32-bit addresses and REX.B. */
+	if (has_no_base(d, m)) {
+		o->base = OP_NO_REG;
+		o->disp = (int32_t)d->insn.raw.disp.value;
 	}
 	make_plain(d);
 }
@@ -588,7 +603,7 @@ enum decode_result decode_insn(struct decoding *d, const struct decoder *dec, co
 		return DECODE_SHORT;
 	if (status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
 		return refuse(d, off, op_too_long);
-	if (!ZYAN_SUCCESS(status) || !has_isa(d->cpu, d->insn.meta.isa_set))
+	if (!ZYAN_SUCCESS(status) || !decode_has_isa(d->cpu, d->insn.meta.isa_set))
 		return refuse(d, off, op_undefined);
 	fill_common(d, off);
 	if (!fill_handler(d))

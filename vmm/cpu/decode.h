@@ -71,6 +71,8 @@ enum decode_result decode_insn(struct decoding *d, const struct decoder *dec, co
  * register), o->reg (the other one) and o->imm, byte registers by offset.
  */
 enum shape decode_shape(struct decoding *d);
+/* Does the guest's CPUID offer what instructions of @isa ask for? */
+bool decode_has_isa(const struct cpu *c, ZydisISASet isa);
 /* Numbers of general (any width) and segment registers; OP_NO_REG and SEG_DS for none. */
 uint8_t decode_gpr(ZydisRegister r);
 uint8_t decode_seg(ZydisRegister r);

@@ -15,6 +15,7 @@
 #include "cpu/soft.h"
 #include "cpu/stub.h"
 #include "cpu/trace.h"
+#include "cpu/xlat.h"
 
 #include <errno.h>
 
@@ -93,6 +94,8 @@ static bool attend(struct cpu *c)
 	if (events & VCPU_FLUSH)
 		mmu_flush_all(c);
 	codemap_verify(c);
+	if (c->xlat)
+		xlat_sync(c);
 	if (!cpu_take_events(c))
 		return exit_with(c, EXIT_RESET, c->s.rip);
 	if (events & VCPU_LOOP_EVENTS)
@@ -261,12 +264,36 @@ static bool run_watched(struct cpu *c)
 	return how == LEAVE_FAULT || debug_says(c, debug_after_insn(c, how != LEAVE_AGAIN));
 }
 
+/* Translated code as far as it goes, then what it leaves to the interpreter. */
+static bool run_translated(struct cpu *c)
+{
+	struct block *b;
+	bool go_on;
+
+	switch (xlat_run(c)) {
+	case XLAT_ATTEND:
+		return true;
+	case XLAT_FAULT:
+		return deliver(c);
+	default:
+		b = block_get(c);
+		if (unlikely(!b))
+			return deliver(c);
+		stat_add(&c->vcpu->stats, STAT_INTERPRETED, 1);
+		go_on = run_prefix(c, b, 1);
+		xlat_sync(c);
+		return go_on;
+	}
+}
+
 static bool run_some(struct cpu *c)
 {
 	struct block *b;
 
 	if (unlikely(c->slow_step))
 		return run_watched(c);
+	if (c->xlat && c->mode == MODE_64 && !c->s.sti_shadow && !c->s.movss_shadow)
+		return run_translated(c);
 	b = block_get(c);
 	if (unlikely(!b))
 		return deliver(c);
@@ -324,6 +351,7 @@ static void interp_vcpu_destroy(struct vcpu *v)
 
 	if (!c)
 		return;
+	xlat_destroy(c);
 	block_cache_destroy(c);
 	stub_destroy(c);
 	pv_destroy(c);
@@ -363,6 +391,19 @@ static int interp_vcpu_create(struct vcpu *v)
 	return err;
 }
 
+/* CLOCK_ICOUNT stops at exact instructions, which is the interpreter's business. */
+static int soft_vcpu_create(struct vcpu *v)
+{
+	int err = interp_vcpu_create(v);
+
+	if (err || v->vm->clock.source == CLOCK_ICOUNT)
+		return err;
+	err = xlat_create(cpu_of(v), v->host_node);
+	if (err)
+		interp_vcpu_destroy(v);
+	return err;
+}
+
 /* It looks at the word between blocks, and never sleeps in run(). */
 static void interp_kick(struct vcpu *v)
 {
@@ -392,6 +433,7 @@ static void state_changed(struct cpu *c)
 	cpu_update_mode(c);
 	mmu_switch(c, true);
 	debug_update(c);
+	pv_restore(c);
 }
 
 static int interp_set_state(struct vcpu *v, const struct cpu_state *s)
@@ -431,6 +473,28 @@ const struct engine_ops engine_interp = {
 	.create = soft_vm_create,
 	.destroy = soft_vm_destroy,
 	.vcpu_create = interp_vcpu_create,
+	.vcpu_destroy = interp_vcpu_destroy,
+	.run = interp_run,
+	.kick = interp_kick,
+	.has_work = interp_has_work,
+	.msi = ipi_msi,
+	.extint = ipi_extint,
+	.nmi = ipi_nmi,
+	.get_state = interp_get_state,
+	.set_state = interp_set_state,
+	.reset = interp_reset,
+	.translate = interp_translate,
+	.debug_point = debug_point,
+	.single_step = debug_single_step,
+	.code_changed = interp_code_changed,
+};
+
+const struct engine_ops engine_soft = {
+	.name = "soft",
+	.probe = interp_probe,
+	.create = soft_vm_create,
+	.destroy = soft_vm_destroy,
+	.vcpu_create = soft_vcpu_create,
 	.vcpu_destroy = interp_vcpu_destroy,
 	.run = interp_run,
 	.kick = interp_kick,

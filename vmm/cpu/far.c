@@ -274,18 +274,20 @@ static void drop_segments(struct cpu *c, unsigned cpl)
 	for (unsigned i = 0; i < ARRAY_SIZE(data); i++) {
 		struct segment *s = &c->s.seg[data[i]];
 
-		if ((s->attr & SEG_UNUSABLE) || seg_is_conforming_code(s) || seg_dpl(s) >= c->cpl)
+		if ((s->attr & SEG_UNUSABLE) || seg_is_conforming_code(s) || seg_dpl(s) >= cpl)
 			continue;
 		*s = (struct segment){ .attr = SEG_UNUSABLE };
 	}
 }
 
-static void set_stack(struct cpu *c, const struct segment *ss, uint64_t sp)
+/* RSP is as wide as the code that will use it makes it. */
+static void set_stack(struct cpu *c, const struct far_target *t, const struct segment *ss,
+		      uint64_t sp)
 {
 	uint64_t *rsp = &c->s.gpr[RSP];
 
 	c->s.seg[SEG_SS] = *ss;
-	if (c->mode == MODE_64)
+	if (sys_long_mode(c) && (t->cs.attr & SEG_L))
 		*rsp = sp;
 	else if (ss->attr & SEG_DB)
 		*rsp = (uint32_t)sp;
@@ -334,7 +336,7 @@ enum sys_result sys_ret_far(struct cpu *c, const struct op *o)
 	    !sys_stack_read(c, 3u * size + params, size, &ss_sel) ||
 	    !return_stack(c, (uint16_t)ss_sel, &t, &ss))
 		return SYS_FAULT;
-	set_stack(c, &ss, sp + params);
+	set_stack(c, &t, &ss, sp + params);
 	return_to(c, &t);
 	return SYS_JUMP;
 }
@@ -394,7 +396,7 @@ enum sys_result sys_iret(struct cpu *c, const struct op *o)
 		return SYS_FAULT;
 	mask = sys_flags_mask(c, o->size);
 	if (stack_too)
-		set_stack(c, &ss, slot[3]);
+		set_stack(c, &t, &ss, slot[3]);
 	else
 		sys_stack_move(c, 3 * o->size);
 	return_to(c, &t);

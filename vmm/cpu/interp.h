@@ -200,7 +200,8 @@ static inline void reg_set(struct cpu *c, unsigned r, unsigned bytes, u64 v)
 
 /* --- guest memory as operand ------------------------------------------------------- */
 
-#define GUEST(bits, ptr) (*(volatile guest_u##bits *)(ptr))
+#define GUEST_LOAD(bits, p)     guest_load_u##bits(p)
+#define GUEST_STORE(bits, p, v) guest_store_u##bits(p, v)
 
 /*
  * The host address of a plain operand in the TLB under @tag (read or write), or

@@ -137,7 +137,7 @@ struct alu_handlers {
                                                                                                    \
 		if (unlikely(!p))                                                                  \
 			return op_##name##bits##_rm_general(c, o);                                 \
-		v = name##bits(c, reg_get##bits(c, o->reg), GUEST(bits, p));                       \
+		v = name##bits(c, reg_get##bits(c, o->reg), GUEST_LOAD(bits, p));                  \
 		rm_keep(bits, c, o->reg, v);                                                       \
 		OP_NEXT(c, o);                                                                     \
 	}
@@ -165,7 +165,7 @@ struct alu_handlers {
                                                                                                    \
 		if (unlikely(!p))                                                                  \
 			return op_##name##bits##_##shape##_general(c, o);                          \
-		name##bits(c, GUEST(bits, p), SOURCE_##shape(bits, c, o));                         \
+		name##bits(c, GUEST_LOAD(bits, p), SOURCE_##shape(bits, c, o));                    \
 		OP_NEXT(c, o);                                                                     \
 	}
 
@@ -177,7 +177,8 @@ struct alu_handlers {
                                                                                                    \
 		if (!p)                                                                            \
 			return op_fault(c, o);                                                     \
-		GUEST(bits, p) = name##bits(c, GUEST(bits, p), SOURCE_##shape(bits, c, o));        \
+		GUEST_STORE(bits, p,                                                               \
+			    name##bits(c, GUEST_LOAD(bits, p), SOURCE_##shape(bits, c, o)));       \
 		return op_rmw_end(c, o, &m);                                                       \
 	}                                                                                          \
 	static void op_##name##bits##_##shape(struct cpu *c, const struct op *o)                   \
@@ -187,7 +188,8 @@ struct alu_handlers {
                                                                                                    \
 		if (unlikely(!p))                                                                  \
 			return op_##name##bits##_##shape##_general(c, o);                          \
-		GUEST(bits, p) = name##bits(c, GUEST(bits, p), SOURCE_##shape(bits, c, o));        \
+		GUEST_STORE(bits, p,                                                               \
+			    name##bits(c, GUEST_LOAD(bits, p), SOURCE_##shape(bits, c, o)));       \
 		OP_NEXT(c, o);                                                                     \
 	}                                                                                          \
 	GENERAL void op_##name##bits##_##shape##_lock_general(struct cpu *c, const struct op *o)   \
@@ -305,7 +307,7 @@ struct unary_handlers {
                                                                                                    \
 		if (!p)                                                                            \
 			return op_fault(c, o);                                                     \
-		GUEST(bits, p) = name##bits(c, GUEST(bits, p));                                    \
+		GUEST_STORE(bits, p, name##bits(c, GUEST_LOAD(bits, p)));                          \
 		return op_rmw_end(c, o, &m);                                                       \
 	}                                                                                          \
 	static void op_##name##bits##_m(struct cpu *c, const struct op *o)                         \
@@ -315,7 +317,7 @@ struct unary_handlers {
                                                                                                    \
 		if (unlikely(!p))                                                                  \
 			return op_##name##bits##_m_general(c, o);                                  \
-		GUEST(bits, p) = name##bits(c, GUEST(bits, p));                                    \
+		GUEST_STORE(bits, p, name##bits(c, GUEST_LOAD(bits, p)));                          \
 		OP_NEXT(c, o);                                                                     \
 	}                                                                                          \
 	GENERAL void op_##name##bits##_m_lock_general(struct cpu *c, const struct op *o)           \

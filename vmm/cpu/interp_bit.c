@@ -96,7 +96,8 @@ static bool moved_linear(struct cpu *c, const struct op *o, s64 move, unsigned b
 		if (o->flags & OP_LOCK)                                                            \
 			name##bits##_locked(c, p, BIT_OFFSET(bits, c, o));                         \
 		else                                                                               \
-			GUEST(bits, p) = name##bits(c, GUEST(bits, p), BIT_OFFSET(bits, c, o));    \
+			GUEST_STORE(bits, p,                                                       \
+				    name##bits(c, GUEST_LOAD(bits, p), BIT_OFFSET(bits, c, o)));   \
 		return op_rmw_end(c, o, &m);                                                       \
 	}
 

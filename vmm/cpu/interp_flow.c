@@ -101,13 +101,22 @@ op_fn *pick_jmp(struct decoding *d)
 
 /* --- CALL ------------------------------------------------------------------------- */
 
-/* The return address is pushed first; nothing may fault afterwards. */
+/*
+ * As on processors the return address is stored before the target is looked at;
+ * where that faults RSP has not moved.
+ */
 static void call_general(struct cpu *c, const struct op *o, u64 rip)
 {
+	u64 rsp = c->s.gpr[RSP];
+
 	rip = cut_target(o, rip);
 	op_note(c, o);
-	if (!target_ok(c, rip) || !stack_push(c, o->size, op_next_rip(c, o)))
+	if (!stack_push(c, o->size, op_next_rip(c, o)))
 		return op_fault(c, o);
+	if (!target_ok(c, rip)) {
+		c->s.gpr[RSP] = rsp;
+		return op_fault(c, o);
+	}
 	c->s.rip = rip;
 	if (unlikely(c->code_stale))
 		return op_leave(c, o, LEAVE_DONE, rip);
@@ -126,7 +135,7 @@ static void op_call_rel64(struct cpu *c, const struct op *o)
 	c->edge = EDGE_TAKEN;
 	if (unlikely(!p))
 		return call_rel_general(c, o);
-	GUEST(64, p) = c->block_rip + o->off + o->len;
+	GUEST_STORE(64, p, c->block_rip + o->off + o->len);
 	c->s.gpr[RSP] = gva;
 	c->s.rip = c->block_rip + o->imm;
 }
@@ -192,7 +201,7 @@ static void op_ret64(struct cpu *c, const struct op *o)
 
 	if (unlikely(!p))
 		return op_ret(c, o);
-	rip = GUEST(64, p);
+	rip = GUEST_LOAD(64, p);
 	if (unlikely(!canonical(rip)))
 		return op_ret(c, o);
 	c->edge = EDGE_INDIRECT;

@@ -39,7 +39,7 @@
                                                                                                    \
 		if (unlikely(!p))                                                                  \
 			return op_mov##bits##_rm_general(c, o);                                    \
-		reg_set##bits(c, o->reg, GUEST(bits, p));                                          \
+		reg_set##bits(c, o->reg, GUEST_LOAD(bits, p));                                     \
 		OP_NEXT(c, o);                                                                     \
 	}                                                                                          \
 	HANDLERS_STORE(bits, mr, reg_get##bits(c, o->reg))                                         \
@@ -59,7 +59,7 @@
                                                                                                    \
 		if (unlikely(!p))                                                                  \
 			return op_mov##bits##_##shape##_general(c, o);                             \
-		GUEST(bits, p) = value;                                                            \
+		GUEST_STORE(bits, p, value);                                                       \
 		OP_NEXT(c, o);                                                                     \
 	}
 
@@ -123,7 +123,7 @@ op_fn *pick_mov(struct decoding *d)
                                                                                                    \
 		if (unlikely(!p))                                                                  \
 			return op_##name##from##to##_m_general(c, o);                              \
-		reg_set##to(c, o->reg, (u##to)(cast)GUEST(from, p));                               \
+		reg_set##to(c, o->reg, (u##to)(cast)GUEST_LOAD(from, p));                          \
 		OP_NEXT(c, o);                                                                     \
 	}
 
@@ -394,7 +394,7 @@ static void op_nop(struct cpu *c, const struct op *o)
 /* Guest memory is host memory: only the store buffer must be drained, as there. */
 static void op_mfence(struct cpu *c, const struct op *o)
 {
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	asm volatile("mfence" : : : "memory");
 	OP_NEXT(c, o);
 }
 

@@ -39,7 +39,7 @@
                                                                                                    \
 		if (!p)                                                                            \
 			return op_fault(c, o);                                                     \
-		GUEST(bits, p) = name##bits(c, GUEST(bits, p), COUNT_##count(c, o));               \
+		GUEST_STORE(bits, p, name##bits(c, GUEST_LOAD(bits, p), COUNT_##count(c, o)));     \
 		return op_rmw_end(c, o, &m);                                                       \
 	}
 
@@ -118,8 +118,9 @@ op_fn *pick_shift(struct decoding *d)
                                                                                                    \
 		if (!p)                                                                            \
 			return op_fault(c, o);                                                     \
-		GUEST(bits, p) = name##bits(c, GUEST(bits, p), reg_get##bits(c, o->reg),           \
-					    o->aux ? COUNT_cl(c, o) : COUNT_imm(c, o));            \
+		GUEST_STORE(bits, p,                                                               \
+			    name##bits(c, GUEST_LOAD(bits, p), reg_get##bits(c, o->reg),           \
+				       o->aux ? COUNT_cl(c, o) : COUNT_imm(c, o)));                \
 		return op_rmw_end(c, o, &m);                                                       \
 	}
 

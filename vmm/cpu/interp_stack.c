@@ -18,7 +18,7 @@
                                                                                                    \
 		if (unlikely(!p))                                                                  \
 			return push_general(c, o, v);                                              \
-		GUEST(64, p) = v;                                                                  \
+		GUEST_STORE(64, p, v);                                                             \
 		c->s.gpr[RSP] = gva;                                                               \
 		OP_NEXT(c, o);                                                                     \
 	}
@@ -54,7 +54,7 @@ static void op_pop_r64(struct cpu *c, const struct op *o)
 	if (unlikely(!p))
 		return pop_general(c, o);
 	c->s.gpr[RSP] = gva + 8;
-	c->s.gpr[o->rm] = GUEST(64, p);
+	c->s.gpr[o->rm] = GUEST_LOAD(64, p);
 	OP_NEXT(c, o);
 }
 
@@ -187,7 +187,7 @@ static void op_leave64(struct cpu *c, const struct op *o)
 	if (unlikely(!p))
 		return op_leave_frame(c, o);
 	c->s.gpr[RSP] = gva + 8;
-	c->s.gpr[RBP] = GUEST(64, p);
+	c->s.gpr[RBP] = GUEST_LOAD(64, p);
 	OP_NEXT(c, o);
 }
 

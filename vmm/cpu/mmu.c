@@ -20,6 +20,7 @@
 #include "cpu/lapic.h"
 #include "cpu/soft.h"
 #include "cpu/sys.h"
+#include "cpu/xlat.h"
 
 #include <errno.h>
 
@@ -94,12 +95,10 @@ int mmu_create(struct cpu *c, int host_node)
 {
 	const struct host *h = &c->vm->host;
 
-	c->tlb = h->ops->alloc(h->ctx, TLB_ENTRIES * sizeof(*c->tlb), host_node);
+	c->tlb = c->tlb_entries;
 	c->mmu = h->ops->alloc(h->ctx, sizeof(*c->mmu), host_node);
-	if (!c->tlb || !c->mmu) {
-		mmu_destroy(c);
+	if (!c->mmu)
 		return -ENOMEM;
-	}
 	c->mmu->next = CONTEXTS;
 	mmu_switch(c, true);
 	return 0;
@@ -109,11 +108,8 @@ void mmu_destroy(struct cpu *c)
 {
 	const struct host *h = &c->vm->host;
 
-	if (c->tlb)
-		h->ops->free(h->ctx, c->tlb, TLB_ENTRIES * sizeof(*c->tlb));
 	if (c->mmu)
 		h->ops->free(h->ctx, c->mmu, sizeof(*c->mmu));
-	c->tlb = NULL;
 	c->mmu = NULL;
 }
 
@@ -133,6 +129,7 @@ static void tlb_clear(struct cpu *c)
 	memset(m->large_seen, 0, sizeof(m->large_seen));
 	m->huge_seen = 0;
 	m->next = m->floor = 1;
+	xlat_asids_reused(c);
 }
 
 static unsigned context_new(struct cpu *c, unsigned pcid)
@@ -169,6 +166,7 @@ static void choose_asids(struct cpu *c)
 		ctx = context_new(c, pcid);
 	c->asid_super = ctx * PRIVS + PRIV_SUPER;
 	c->asid = checks_alignment(c) ? ASID_NONE : ctx * PRIVS + priv_of(c);
+	xlat_asid_changed(c);
 }
 
 static uint64_t asid_of(const struct cpu *c, enum priv p)
@@ -296,6 +294,8 @@ static void drop_range(struct cpu *c, uint64_t gva, unsigned shift)
 	uint64_t first = gva >> shift << shift;
 	uint64_t pages = MIN(1ull << (shift - PAGE_SHIFT), (uint64_t)TLB_ENTRIES);
 
+	xlat_asids_reused(c);
+
 	for (uint64_t i = 0; i < pages; i++) {
 		struct tlb_entry *e = tlb_slot(c, first + (i << PAGE_SHIFT));
 
@@ -329,6 +329,7 @@ void mmu_flush_page(struct cpu *c, uint64_t gva)
 	uint64_t bit, *large = large_word(m, gva, &bit);
 
 	entry_drop(tlb_slot(c, gva));
+	xlat_page_flushed(c, gva);
 	if (m->huge_seen & BIT64((gva >> HUGE_SHIFT) % 64))
 		drop_range(c, gva, HUGE_SHIFT);
 	else if (*large & bit)
@@ -561,6 +562,19 @@ static bool resolve(struct cpu *c, uint64_t gva, enum mmu_access access, enum pr
 	return true;
 }
 
+bool mmu_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access)
+{
+	const struct tlb_entry *e = tlb_slot(c, gva);
+	uint64_t key = tlb_key(c, gva, bytes);
+	struct target t;
+
+	if (c->asid == ASID_NONE || !resolve(c, gva, access, priv_of(c), &t)) {
+		c->fault.pending = false; /* found again by whoever executes it */
+		return false;
+	}
+	return access == MMU_READ ? e->read == key : e->write == key;
+}
+
 const uint8_t *mmu_fetch(struct cpu *c, uint64_t gva, uint64_t *gpa)
 {
 	struct target t;
@@ -587,40 +601,40 @@ int mmu_translate(struct cpu *c, uint64_t gva, uint64_t *gpa)
 
 /* --- the bytes ------------------------------------------------------------------- */
 
-static __racy void ram_read(void *buf, const uint8_t *p, unsigned bytes)
+static void ram_read(void *buf, const uint8_t *p, unsigned bytes)
 {
 	uint8_t *b = buf;
 
 	if (bytes == 4) {
-		*(guest_u32 *)b = *(const volatile guest_u32 *)p;
+		store_u32(b, guest_load_u32(p));
 		return;
 	}
 	if (bytes == 2) {
-		*(guest_u16 *)b = *(const volatile guest_u16 *)p;
+		store_u16(b, guest_load_u16(p));
 		return;
 	}
 	for (; bytes >= 8; bytes -= 8, b += 8, p += 8)
-		*(guest_u64 *)b = *(const volatile guest_u64 *)p;
+		store_u64(b, guest_load_u64(p));
 	for (; bytes; bytes--)
-		*b++ = *(const volatile uint8_t *)p++;
+		*b++ = guest_load_u8(p++);
 }
 
-static __racy void ram_write(uint8_t *p, const void *buf, unsigned bytes)
+static void ram_write(uint8_t *p, const void *buf, unsigned bytes)
 {
 	const uint8_t *b = buf;
 
 	if (bytes == 4) {
-		*(volatile guest_u32 *)p = *(const guest_u32 *)b;
+		guest_store_u32(p, load_u32(b));
 		return;
 	}
 	if (bytes == 2) {
-		*(volatile guest_u16 *)p = *(const guest_u16 *)b;
+		guest_store_u16(p, load_u16(b));
 		return;
 	}
 	for (; bytes >= 8; bytes -= 8, b += 8, p += 8)
-		*(volatile guest_u64 *)p = *(const guest_u64 *)b;
+		guest_store_u64(p, load_u64(b));
 	for (; bytes; bytes--)
-		*(volatile uint8_t *)p++ = *b++;
+		guest_store_u8(p++, *b++);
 }
 
 /* Registers are 32 bits wide; narrower writes mean nothing. */

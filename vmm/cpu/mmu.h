@@ -49,6 +49,13 @@ bool mmu_sys_write(struct cpu *c, uint64_t gva, const void *buf, unsigned bytes)
 /* The frame of an event that is entered at @cpl, with its rights; alignment does not matter. */
 bool mmu_push_frame(struct cpu *c, unsigned cpl, uint64_t gva, const void *buf, unsigned bytes);
 
+/*
+ * Make the TLB hold what an access needs. False: it never will (a fault, a device,
+ * decoded code, a page crossing), the access has to be made by other means. Raises
+ * nothing.
+ */
+bool mmu_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
+
 /* Does [off, off + bytes) lie within the segment? */
 bool mmu_within_limit(const struct segment *s, uint64_t off, unsigned bytes);
 
@@ -89,25 +96,42 @@ static inline uint64_t tlb_key(const struct cpu *c, uint64_t gva, unsigned bytes
 	return ((gva + bytes - 1) & PAGE_MASK) | c->asid;
 }
 
-/* Untorn where aligned, never split by the compiler; guests race. */
-#define MMU_ACCESSORS(bits)                                                                        \
+/*
+ * Guest memory by host address, any alignment. Guests race on it, and the compiler
+ * shall know nothing of it: one instruction each, untorn where aligned, in order.
+ */
+#define GUEST_ACCESSORS(bits)                                                                      \
 	typedef uint##bits##_t __attribute__((may_alias, aligned(1))) guest_u##bits;               \
-	static inline __racy bool mmu_read_u##bits(struct cpu *c, uint64_t gva, uint##bits##_t *v) \
+	static inline uint##bits##_t guest_load_u##bits(const void *p)                             \
+	{                                                                                          \
+		uint##bits##_t v;                                                                  \
+                                                                                                   \
+		__asm__ volatile("mov %1, %0" : "=r"(v) : "m"(*(const guest_u##bits *)p));         \
+		return v;                                                                          \
+	}                                                                                          \
+	static inline void guest_store_u##bits(void *p, uint##bits##_t v)                          \
+	{                                                                                          \
+		__asm__ volatile("mov %1, %0" : "=m"(*(guest_u##bits *)p) : "r"(v));               \
+	}
+
+#define MMU_ACCESSORS(bits)                                                                        \
+	GUEST_ACCESSORS(bits)                                                                      \
+	static inline bool mmu_read_u##bits(struct cpu *c, uint64_t gva, uint##bits##_t *v)        \
 	{                                                                                          \
 		const struct tlb_entry *e = tlb_slot(c, gva);                                      \
                                                                                                    \
 		if (likely(e->read == tlb_key(c, gva, bits / 8))) {                                \
-			*v = *(volatile guest_u##bits *)(uintptr_t)(gva + e->addend);              \
+			*v = guest_load_u##bits((void *)(uintptr_t)(gva + e->addend));             \
 			return true;                                                               \
 		}                                                                                  \
 		return mmu_read_slow(c, gva, v, bits / 8);                                         \
 	}                                                                                          \
-	static inline __racy bool mmu_write_u##bits(struct cpu *c, uint64_t gva, uint##bits##_t v) \
+	static inline bool mmu_write_u##bits(struct cpu *c, uint64_t gva, uint##bits##_t v)        \
 	{                                                                                          \
 		const struct tlb_entry *e = tlb_slot(c, gva);                                      \
                                                                                                    \
 		if (likely(e->write == tlb_key(c, gva, bits / 8))) {                               \
-			*(volatile guest_u##bits *)(uintptr_t)(gva + e->addend) = v;               \
+			guest_store_u##bits((void *)(uintptr_t)(gva + e->addend), v);              \
 			return true;                                                               \
 		}                                                                                  \
 		return mmu_write_slow(c, gva, &v, bits / 8);                                       \

@@ -17,6 +17,7 @@ enum {
 	MSR_TSC = 0x10,
 	MSR_PLATFORM_ID = 0x17,
 	MSR_APIC_BASE = 0x1b,
+	MSR_SMI_COUNT = 0x34,
 	MSR_FEATURE_CONTROL = 0x3a,
 	MSR_TSC_ADJUST = 0x3b,
 	MSR_SPEC_CTRL = 0x48,
@@ -147,6 +148,7 @@ static bool read_plain(struct cpu *c, uint32_t msr, uint64_t *v)
 	case MSR_P5_MC_ADDR:
 	case MSR_P5_MC_TYPE:
 	case MSR_PLATFORM_ID:
+	case MSR_SMI_COUNT:
 	case MSR_PLATFORM_INFO:
 	case MSR_MISC_FEATURES:
 	case MSR_MCG_CAP: /* no banks */
@@ -333,6 +335,7 @@ static enum msr_result write_plain(struct cpu *c, uint32_t msr, uint64_t v)
 	case MSR_MISC_FEATURES:
 		return ok_if(!v);
 	case MSR_PLATFORM_ID:
+	case MSR_SMI_COUNT:
 	case MSR_PLATFORM_INFO:
 	case MSR_FEATURE_CONTROL:
 	case MSR_MTRR_CAP:

@@ -20,6 +20,7 @@
  * the vCPU's thread; stubs are written once, before they first run.
  */
 #include "cpu/stub.h"
+#include "cpu/xlat.h"
 
 #include "cpu/stub_run.h"
 #include "cpu/x86enc.h"
@@ -216,7 +217,9 @@ static bool uses_mxcsr(const ZydisDecodedInstruction *insn)
 	case ZYDIS_EXCEPTION_CLASS_E11NF:
 		return true;
 	default:
-		return insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD;
+		return insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD ||
+		       insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS ||
+		       insn->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH;
 	}
 }
 
@@ -288,7 +291,7 @@ static bool recipe_make(struct recipe *p, const struct cpu *c)
 	p->wide = insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	p->flags = touches_flags(insn);
 	p->fx = p->has_x87 || p->has_mmx || insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
-		insn->mnemonic == ZYDIS_MNEMONIC_EMMS || insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS;
+		insn->mnemonic == ZYDIS_MNEMONIC_EMMS;
 	p->mxcsr = uses_mxcsr(insn);
 	return true;
 }
@@ -611,6 +614,8 @@ static bool stub_fault(struct host_fault *f, void *arg)
 	struct stub_cache *s = c->stubs;
 	size_t at = f->pc - (uintptr_t)s->code.rx;
 
+	if (xlat_host_fault(c, f))
+		return true;
 	if (f->kind != HOST_FAULT_FPE || at >= s->used || at < WAY_OUT_BYTES ||
 	    memcmp(s->code.rx + at - WAY_OUT_BYTES, way_out_nop, sizeof(way_out_nop)))
 		return false;

@@ -168,8 +168,12 @@ static inline void run_reg(struct cpu *c, const struct op *o, enum stub_gate kin
 /* The linear address of a wide operand, aligned as it must be. */
 static bool operand_linear(struct cpu *c, const struct op *o, enum mmu_access access, uint64_t *gva)
 {
-	if (!op_linear(c, o, o->size, access, gva))
+	if (!op_linear(c, o, o->size, access, gva)) {
+		/* Being misaligned is #GP before not being canonical is #SS. */
+		if (c->mode == MODE_64 && (op_ea(c, o) & o->imm & STUB_ALIGN))
+			c->fault.vector = EXC_GP;
 		return false;
+	}
 	if (*gva & (o->imm & STUB_ALIGN)) {
 		cpu_raise_error(c, EXC_GP, 0);
 		return false;
@@ -230,12 +234,16 @@ static bool x87_withheld(struct cpu *c, const struct op *o)
 	       (fx->sw & ~fx->cw & (invalid | overflow | underflow));
 }
 
-/* By way of a buffer; what the instruction did besides is undone when the store faults. */
-static bool store_bounced(struct cpu *c, const struct op *o, enum stub_gate kind, uint64_t gva)
+/*
+ * By way of a buffer, and only then looks at the address: a store that is withheld
+ * has none. What the instruction did besides is undone when the store faults.
+ */
+static bool store_bounced(struct cpu *c, const struct op *o, enum stub_gate kind)
 {
 	uint8_t bounce[BOUNCE_BYTES] __attribute__((aligned(64)));
 	struct fx_image *fx = xstate_fx(&c->s);
 	struct fx_image before = *fx;
+	uint64_t gva;
 
 	if (!run(c, o, kind, bounce)) {
 		simd_exception(c, o);
@@ -243,25 +251,28 @@ static bool store_bounced(struct cpu *c, const struct op *o, enum stub_gate kind
 	}
 	if (kind == STUB_FX && x87_withheld(c, o))
 		return true;
-	if (stub_write(c, gva, bounce, o->size))
+	if (operand_linear(c, o, MMU_WRITE, &gva) && stub_write(c, gva, bounce, o->size))
 		return true;
 	*fx = before;
 	op_fault(c, o);
 	return false;
 }
 
+/*
+ * Whatever has no write tag, or a segment base. An operand in the TLB is stored to
+ * directly, so that it is not torn.
+ */
 static COLD bool store_slow(struct cpu *c, const struct op *o, enum stub_gate kind)
 {
-	void *mem;
+	const struct cpu_fault none = { 0 };
+	void *mem = NULL;
 	uint64_t gva;
 
-	if (!operand_linear(c, o, MMU_WRITE, &gva)) {
-		op_fault(c, o);
-		return false;
-	}
-	mem = OPERAND_PTR(c, o, gva, write);
+	if (operand_linear(c, o, MMU_WRITE, &gva))
+		mem = OPERAND_PTR(c, o, gva, write);
+	c->fault = none;
 	if (!mem)
-		return store_bounced(c, o, kind, gva);
+		return store_bounced(c, o, kind);
 	if (run(c, o, kind, mem))
 		return true;
 	simd_exception(c, o);

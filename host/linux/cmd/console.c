@@ -89,7 +89,7 @@ static int open_spec(struct console *c, const char *spec, const char *label)
 		return 0;
 	if (!strncmp(spec, "file:", 5))
 		return open_file(c, spec + 5, label);
-	if (strcmp(spec, "stdio"))
+	if (strcmp(spec, "stdio") != 0)
 		return user_error("%s: say stdio, file:PATH or none", label);
 	if (fcntl(STDOUT_FILENO, F_GETFD) < 0)
 		return user_error("%s: standard output is closed: say file:PATH or none", label);

@@ -415,7 +415,7 @@ static bool starts_with(const char **p, const char *prefix)
 {
 	size_t n = strlen(prefix);
 
-	if (strncmp(*p, prefix, n))
+	if (strncmp(*p, prefix, n) != 0)
 		return false;
 	*p += n;
 	return true;
@@ -472,7 +472,7 @@ static bool set(struct gdbserver *g, const char *p)
 {
 	bool ok;
 
-	if (strcmp(p, "QStartNoAckMode"))
+	if (strcmp(p, "QStartNoAckMode") != 0)
 		return reply(g, "");
 	ok = reply(g, "OK");
 	g->link.no_ack = true;

@@ -60,7 +60,7 @@ static int find_flag(const struct option_set *s, const char *name, bool *negated
 	int i = options_find(s, name);
 
 	*negated = false;
-	if (i >= 0 || strncmp(name, "no-", 3))
+	if (i >= 0 || strncmp(name, "no-", 3) != 0)
 		return i;
 	i = options_find(s, name + 3);
 	if (i < 0 || s->table[i].kind != OPT_SWITCH)
@@ -83,7 +83,7 @@ static int take_flag(struct option_set *s, int argc, char **argv, int *at)
 	bool negated;
 	int i;
 
-	if (strncmp(arg, "--", 2) || len < 3 || len >= sizeof(label))
+	if (strncmp(arg, "--", 2) != 0 || len < 3 || len >= sizeof(label))
 		return unknown_flag(s, arg);
 	memcpy(label, arg, len);
 	label[len] = '\0';
@@ -146,7 +146,7 @@ const char *size_parse(const char *text, uint64_t *out)
 		return NULL;
 	}
 	unit = *rest ? strchr(units, *rest >= 'a' ? *rest - 'a' + 'A' : *rest) : NULL;
-	if (!unit || (rest[1] && strcmp(rest + 1, "iB") && strcmp(rest + 1, "B")))
+	if (!unit || (rest[1] && strcmp(rest + 1, "iB") != 0 && strcmp(rest + 1, "B") != 0))
 		return help;
 	shift = 10 * (unsigned)(unit - units + 1);
 	if (n > UINT64_MAX >> shift)

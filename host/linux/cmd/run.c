@@ -77,7 +77,7 @@ static int pick_engine(const struct run *r, const struct engine_ops **out)
 {
 	if (r->o.engine == ENGINE_KVM)
 		return user_error("--engine kvm: there is no KVM engine yet: say auto or soft");
-	*out = &engine_interp; /* the best software executor there is */
+	*out = r->o.engine == ENGINE_INTERP ? &engine_interp : &engine_soft;
 	return 0;
 }
 

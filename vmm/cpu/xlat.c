@@ -1,0 +1,334 @@
+/*
+ * xlat.c - the translator's cache and loop; see xlat.h.
+ *
+ * Cache, blocks and jump cache belong to the vCPU's thread. A block is found by
+ * where its bytes lie in host memory and is alive while its page's version is
+ * the one it was made under; dead ones are not found again. They can still be
+ * jumped to by links, which stay within a page and so lead from dead to dead, and
+ * by the jump cache, which xlat_sync() empties after every invalidation.
+ */
+#include "cpu/xlat.h"
+
+#include "cpu/mmu.h"
+#include "cpu/xlat_int.h"
+#include "cpu/xstate.h"
+
+#include <errno.h>
+
+#define CODE_BYTES MIB(32)
+#define BLOCKS_MAX 65536u
+#define HASH_SIZE  32768u
+
+int xlat_create(struct cpu *c, int host_node)
+{
+	const struct host *h = &c->vm->host;
+	struct xlat *x = h->ops->alloc(h->ctx, sizeof(*x), host_node);
+	int err;
+
+	if (!x)
+		return -ENOMEM;
+	c->xlat = x;
+	x->block = h->ops->alloc(h->ctx, BLOCKS_MAX * sizeof(*x->block), host_node);
+	x->hash = h->ops->alloc(h->ctx, HASH_SIZE * sizeof(*x->hash), host_node);
+	err = x->block && x->hash ? xgen_create(x, h, host_node) : -ENOMEM;
+	if (!err)
+		err = h->ops->code_map(h->ctx, CODE_BYTES, host_node, &x->code);
+	if (err) {
+		xlat_destroy(c);
+		return err;
+	}
+	x->e = (struct emit){ x->code.rw, x->code.rx - x->code.rw };
+	x->limit = x->code.rw + CODE_BYTES - XBLOCK_CODE_MAX;
+	xtramp_make(x);
+	x->blocks_begin = x->e.p;
+	decoder_init(&x->decoder, DECODE_64, &c->vm->cpuid);
+	c->x.self = c;
+	c->x.attention = &c->vcpu->attention;
+	c->x.vec_gate = x->tramp.vec_load;
+	xlat_asid_changed(c);
+	h->ops->thread_set_gs(h->ctx, c);
+	return 0;
+}
+
+void xlat_destroy(struct cpu *c)
+{
+	const struct host *h = &c->vm->host;
+	struct xlat *x = c->xlat;
+
+	if (!x)
+		return;
+	if (x->code.rw)
+		h->ops->code_unmap(h->ctx, &x->code);
+	xgen_destroy(x, h);
+	if (x->hash)
+		h->ops->free(h->ctx, x->hash, HASH_SIZE * sizeof(*x->hash));
+	if (x->block)
+		h->ops->free(h->ctx, x->block, BLOCKS_MAX * sizeof(*x->block));
+	h->ops->free(h->ctx, x, sizeof(*x));
+	c->xlat = NULL;
+}
+
+/* --- the jump cache -------------------------------------------------------------- */
+
+static uint64_t *filter_word(struct xlat *x, uint64_t gva, uint64_t *bit)
+{
+	uint64_t page = (gva >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 52;
+
+	*bit = BIT64(page % 64);
+	return &x->jumps_into[page / 64];
+}
+
+static void forget_jumps(struct cpu *c)
+{
+	for (unsigned i = 0; i < XLAT_JUMPS; i++)
+		c->jump[i].tag = UINT64_MAX;
+	memset(c->xlat->jumps_into, 0, sizeof(c->xlat->jumps_into));
+}
+
+static void remember_jump(struct cpu *c, const struct xblock *b)
+{
+	struct xlat_jump *j = &c->jump[c->s.rip & (XLAT_JUMPS - 1)];
+	uint64_t bit, *word = filter_word(c->xlat, c->s.rip, &bit);
+
+	j->tag = c->s.rip + c->x.jump_key;
+	j->code = b->enter_jump;
+	*word |= bit;
+}
+
+void xlat_page_flushed(struct cpu *c, uint64_t gva)
+{
+	uint64_t bit;
+
+	if (c->xlat && (*filter_word(c->xlat, gva, &bit) & bit))
+		forget_jumps(c);
+}
+
+void xlat_asids_reused(struct cpu *c)
+{
+	if (c->xlat)
+		forget_jumps(c);
+}
+
+void xlat_sync(struct cpu *c)
+{
+	uint32_t now = codemap_invalidations(c->codemap);
+
+	if (likely(c->xlat->seen == now))
+		return;
+	c->xlat->seen = now;
+	forget_jumps(c);
+}
+
+/* --- blocks ------------------------------------------------------------------------ */
+
+static bool xblock_alive(const struct xblock *b)
+{
+	return atomic_load_explicit(b->page_version, memory_order_acquire) == b->version;
+}
+
+static uint32_t *bucket(struct xlat *x, uint64_t hva)
+{
+	return &x->hash[(hva ^ hva >> 15) % HASH_SIZE];
+}
+
+bool xlat_vec_ok(const struct cpu *c)
+{
+	return !(c->s.cr0 & (CR0_EM | CR0_TS)) && (c->s.cr4 & CR4_OSFXSR) &&
+	       (c->s.cr4 & CR4_OSXMMEXCPT) && (c->s.cr0 & CR0_NE);
+}
+
+static struct xblock *xblock_find(struct cpu *c, uint64_t hva)
+{
+	struct xlat *x = c->xlat;
+	uint32_t *p = bucket(x, hva);
+	bool vec = xlat_vec_ok(c);
+
+	while (*p) {
+		struct xblock *b = &x->block[*p - 1];
+
+		if (!xblock_alive(b))
+			*p = b->hash_next;
+		else if (b->hva == hva && b->vec_ok == vec)
+			return b;
+		else
+			p = &b->hash_next;
+	}
+	return NULL;
+}
+
+static void flush(struct cpu *c)
+{
+	struct xlat *x = c->xlat;
+
+	memset(x->hash, 0, HASH_SIZE * sizeof(*x->hash));
+	x->nr_blocks = 0;
+	x->flushes++;
+	x->e.p = x->blocks_begin;
+	forget_jumps(c);
+}
+
+static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa)
+{
+	struct xlat *x = c->xlat;
+	struct xblock *b;
+	uint32_t *head;
+
+	if (x->nr_blocks == BLOCKS_MAX || x->e.p > x->limit)
+		flush(c);
+	b = &x->block[x->nr_blocks];
+	*b = (struct xblock){
+		.hva = hva,
+		.page_version = codemap_version(c->codemap, gpa),
+		.vec_ok = xlat_vec_ok(c),
+	};
+	xgen_block(c, b, x->nr_blocks, gpa & PAGE_MASK);
+	head = bucket(x, hva);
+	b->hash_next = *head;
+	*head = ++x->nr_blocks;
+	stat_add(&c->vcpu->stats, STAT_TRANSLATIONS, 1);
+	return b;
+}
+
+/* The block at s.rip. NULL: a fault is pending. */
+static struct xblock *xblock_get(struct cpu *c)
+{
+	uint64_t gva = c->s.rip, gpa;
+	const struct tlb_entry *e = tlb_slot(c, gva);
+	const uint8_t *page;
+	struct xblock *b;
+
+	if (likely(e->exec == tlb_key(c, gva, 1))) {
+		b = xblock_find(c, gva + e->addend);
+		if (likely(b))
+			return b;
+	}
+	page = mmu_fetch(c, gva, &gpa);
+	if (!page)
+		return NULL;
+	gpa |= gva & ~PAGE_MASK;
+	b = xblock_find(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK));
+	return b ? b : xblock_make(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK), gpa);
+}
+
+static void link_edge(struct xlat *x, struct xedge *g, const struct xblock *to)
+{
+	uint64_t target = g->flags_host ? to->enter_host : to->enter_mem;
+
+	if (g->poll) {
+		__atomic_store_n(g->poll_table, target, __ATOMIC_RELAXED);
+		target = g->poll;
+	}
+	emit_patch(&x->e, g->at, target);
+}
+
+/* --- the loop ------------------------------------------------------------------------ */
+
+/* FIP and FDP would tell addresses of ours. */
+static void hide_host_addresses(struct cpu *c)
+{
+	struct fx_image *fx = xstate_fx(&c->s);
+	uint64_t rx = (uint64_t)(uintptr_t)c->xlat->code.rx;
+
+	if (fx->ip - rx < CODE_BYTES) {
+		fx->ip = fx->dp = 0;
+		fx->opcode = 0;
+	}
+}
+
+static void enter(struct cpu *c, const struct xblock *b)
+{
+	c->x.code = b->enter_jump;
+	((void (*)(void))(uintptr_t)c->xlat->tramp.enter)();
+	hide_host_addresses(c);
+}
+
+/* A jump within its page that is not linked yet. */
+static struct xblock *follow_edge(struct cpu *c, struct xblock *from, unsigned edge)
+{
+	struct xlat *x = c->xlat;
+	struct xedge *g = &from->edge[edge];
+	uint64_t hva = (from->hva & PAGE_MASK) + g->target;
+	unsigned flushes = x->flushes;
+	struct xblock *to;
+
+	c->s.rip = c->block_rip + g->target;
+	to = xblock_get(c);
+	if (to && to->hva == hva && x->flushes == flushes && xblock_alive(from))
+		link_edge(x, g, to);
+	return to;
+}
+
+enum xlat_result xlat_run(struct cpu *c)
+{
+	struct xlat *x = c->xlat;
+	struct xblock *b = xblock_get(c);
+
+	while (b) {
+		remember_jump(c, b);
+		enter(c, b);
+		stat_add(&c->vcpu->stats, STAT_BLOCKS, 1);
+		switch (c->x.why) {
+		case XEXIT_LOOKUP:
+			b = xblock_get(c);
+			break;
+		case XEXIT_ATTEND:
+			return XLAT_ATTEND;
+		case XEXIT_ATTEND_EDGE:
+			c->s.rip =
+				c->block_rip + x->block[c->x.what / 2].edge[c->x.what % 2].target;
+			return XLAT_ATTEND;
+		case XEXIT_EDGE:
+			b = follow_edge(c, &x->block[c->x.what / 2], c->x.what % 2);
+			break;
+		default:
+			c->s.rip = c->block_rip + c->x.what;
+			return XLAT_INTERP;
+		}
+	}
+	return XLAT_FAULT;
+}
+
+/* --- host faults ---------------------------------------------------------------------- */
+
+static const struct xblock *block_at(const struct xlat *x, uint64_t pc)
+{
+	unsigned lo = 0, hi = x->nr_blocks;
+
+	while (lo < hi) {
+		unsigned mid = (lo + hi) / 2;
+
+		if (x->block[mid].enter_jump <= pc)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo ? &x->block[lo - 1] : NULL;
+}
+
+/*
+ * A guest instruction made the host's processor fault: division, an unmasked
+ * floating-point exception, a misaligned operand. Nothing of it has happened; the
+ * interpreter executes it again and raises what the guest shall see.
+ */
+bool xlat_host_fault(struct cpu *c, struct host_fault *f)
+{
+	const struct xlat *x = c->xlat;
+	const struct xblock *b;
+	const struct xmark *m;
+	unsigned i;
+
+	if (!x || f->pc - (uint64_t)(uintptr_t)x->code.rx >= CODE_BYTES)
+		return false;
+	b = block_at(x, f->pc);
+	if (!b || !b->nr_marks)
+		return false;
+	for (i = 1; i < b->nr_marks && b->enter_jump + b->marks[i].code <= f->pc; i++)
+		;
+	m = &b->marks[i - 1];
+	if (m->flags == FLAGS_HOST)
+		c->fl = (f->rflags & 0xd5) << 8 | ((f->rflags >> 11) & 1);
+	c->x.why = XEXIT_INTERP;
+	c->x.what = m->off;
+	f->pc = x->tramp.leave;
+	return true;
+}

@@ -1,0 +1,46 @@
+/*
+ * xlat.h - the translator: guest code of 64-bit mode as host code.
+ *
+ * engine.c calls xlat_run() where it would interpret; whatever the translator
+ * leaves alone is executed by the interpreter, one instruction at a time. Both
+ * work on the same struct cpu, so that either may go on where the other stopped.
+ *
+ * docs/translator.md tells how a block is born, lives and dies.
+ */
+#ifndef VMM_CPU_XLAT_H
+#define VMM_CPU_XLAT_H
+
+#include "cpu/cpu.h"
+
+/* How xlat_run() ended; s.rip and all state are those of an instruction's begin. */
+enum xlat_result {
+	XLAT_ATTEND, /* attention is set */
+	XLAT_INTERP, /* the interpreter shall execute the instruction at s.rip */
+	XLAT_FAULT   /* c->fault is pending, by the fetch at s.rip */
+};
+
+int xlat_create(struct cpu *c, int host_node); /* c->xlat; on the vCPU's thread. -errno */
+void xlat_destroy(struct cpu *c);
+
+/* Executes translated code from s.rip on. 64-bit mode, nothing watched, no shadows. */
+enum xlat_result xlat_run(struct cpu *c);
+
+/* At serialising points: forget what others have modified. */
+void xlat_sync(struct cpu *c);
+
+/* ASIDs have changed: jump-cache tags follow. */
+static inline void xlat_asid_changed(struct cpu *c)
+{
+	c->x.jump_key = c->asid << 48;
+}
+
+/* ASIDs begin anew. */
+void xlat_asids_reused(struct cpu *c);
+
+/* In signal context: was it translated code? Then *f leads out of it. */
+bool xlat_host_fault(struct cpu *c, struct host_fault *f);
+
+/* The mapping of @gva has gone: whatever jumps there has to look again. */
+void xlat_page_flushed(struct cpu *c, uint64_t gva);
+
+#endif

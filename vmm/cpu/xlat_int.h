@@ -1,0 +1,107 @@
+/*
+ * xlat_int.h - what the translator's files share: xlat.c (cache and loop),
+ * xlat_gen.c (a block's code), xlat_insn.c (an instruction's), xlat_mem.c
+ * (guest memory from translated code).
+ *
+ * Registers. Guest registers live in host registers of the same number, but
+ *	rsp		in r15: the host's stack pointer stays the host's
+ *	r10, r11, r15	in memory (c->s.gpr): host r10 and r11 are scratch
+ * GS points to struct cpu. Between two instructions of a block everything is in
+ * its place, so that a block can be left at any of them.
+ *
+ * Flags are in the host's flags (FLAGS_HOST), in c->fl (FLAGS_MEM), or nowhere,
+ * because whatever comes next in the block overwrites them all (FLAGS_DEAD). An
+ * instruction that faults while they are dead faults with those last saved.
+ */
+#ifndef VMM_CPU_XLAT_INT_H
+#define VMM_CPU_XLAT_INT_H
+
+#include "cpu/block.h"
+#include "cpu/emit.h"
+#include "cpu/xlat.h"
+
+#include <Zydis/Zydis.h>
+
+#define XBLOCK_INSNS    64
+#define XBLOCK_CODE_MAX 24576 /* bytes of host code a block can make at the most */
+
+enum xlat_exit {
+	XEXIT_EDGE,        /* what: block number * 2 + edge */
+	XEXIT_LOOKUP,      /* s.rip is set: the jump cache does not know it */
+	XEXIT_ATTEND,      /* s.rip is set */
+	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
+	XEXIT_INTERP       /* what: offset in its page of an instruction for the interpreter */
+};
+
+enum flags_at { FLAGS_DEAD, FLAGS_HOST, FLAGS_MEM };
+
+/* A direct jump out of a block to somewhere in the same page. */
+struct xedge {
+	uint8_t *at;          /* the rel32 to link; NULL: there is no such edge */
+	uint64_t poll;        /* backward edges go through here; 0: a forward one */
+	uint64_t *poll_table; /* where the poll leads: on, or out */
+	uint16_t target;      /* offset in the page */
+	bool flags_host;
+};
+
+struct xblock {
+	uint64_t hva;
+	const _Atomic uint32_t *page_version;
+	uint32_t version;
+	uint32_t hash_next; /* number + 1 */
+	uint64_t enter_host, enter_mem,
+		enter_jump; /* flags in the host's, in c->fl; and block_rip unknown */
+	struct xedge edge[2];
+	bool vec_ok;     /* made when vector instructions could be executed */
+	bool flags_live; /* reads flags before it writes them all */
+	uint8_t nr_insns;
+	uint16_t nr_marks;
+	const struct xmark *marks;
+};
+
+/* Which instruction a host address belongs to, for host faults. */
+struct xmark {
+	uint32_t code;  /* offset from enter_jump */
+	uint16_t off;   /* of the guest instruction in its page */
+	uint16_t flags; /* enum flags_at before it */
+};
+
+/* Fixed pieces of code, at the begin of the code cache. */
+struct xtramp {
+	uint64_t enter;          /* void (void) for C */
+	uint64_t leave;          /* registers -> c->s, back to C */
+	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, XEXIT_ATTEND */
+	uint64_t fill[2][7];     /* by write, log2 of bytes: fill the TLB for the address in r10 */
+	uint64_t vec_load, ret;
+};
+
+struct xlat {
+	struct host_code code;
+	struct emit e;
+	uint8_t *limit, *blocks_begin;
+	struct xtramp tramp;
+	struct xblock *block;
+	unsigned nr_blocks;
+	unsigned flushes; /* when it changes, blocks and edges have gone */
+	uint32_t *hash;
+	uint32_t seen;           /* codemap invalidations taken into account */
+	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */
+	struct decoder decoder;
+	struct gen *gen;
+};
+
+/* xlat.c: may vector instructions be executed without a look at control registers? */
+bool xlat_vec_ok(const struct cpu *c);
+
+/* xlat_tramp.c */
+void xtramp_make(struct xlat *x);
+
+/* xlat_gen.c: translate the block at (@hva, offset @off in its page) into *b. False: nothing. */
+int xgen_create(struct xlat *x, const struct host *h, int node);
+void xgen_destroy(struct xlat *x, const struct host *h);
+bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_gpa);
+
+#define CPU_OFF(field) ((int32_t)offsetof(struct cpu, field))
+#define GPR_OFF(n)     (CPU_OFF(s.gpr) + 8 * (int32_t)(n))
+
+#endif

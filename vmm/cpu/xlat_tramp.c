@@ -1,0 +1,183 @@
+/*
+ * xlat_tramp.c - the fixed pieces of translated code: into it, out of it, and to
+ * the page walk and back. Made once a vCPU, at the begin of its code cache.
+ */
+#include "cpu/xlat_int.h"
+
+#include "cpu/mmu.h"
+#include "cpu/xstate.h"
+
+/* Host registers that hold guest registers; r10, r11 and the stack pointer do not. */
+static const uint8_t home_of[][2] = {
+	{ RAX, H_RAX }, { RCX, H_RCX }, { RDX, H_RDX }, { RBX, H_RBX }, { RSP, H_R15 },
+	{ RBP, H_RBP }, { RSI, H_RSI }, { RDI, H_RDI }, { R8, H_R8 },   { R9, H_R9 },
+	{ R12, H_R12 }, { R13, H_R13 }, { R14, H_R14 },
+};
+
+/* What C expects to find again. */
+static const uint8_t callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
+
+static void load_guest(struct emit *e)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(home_of); i++)
+		emit_gs_load(e, home_of[i][1], GPR_OFF(home_of[i][0]));
+}
+
+static void save_guest(struct emit *e)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(home_of); i++)
+		emit_gs_store(e, home_of[i][1], GPR_OFF(home_of[i][0]));
+}
+
+/* FXSAVE64 (reg 0) or FXRSTOR64 (reg 1) of the guest's image. */
+static void fx(struct emit *e, unsigned reg)
+{
+	emit_u8(e, 0x65);
+	emit_u8(e, 0x48);
+	emit_u8(e, 0x0f);
+	emit_u8(e, 0xae);
+	emit_u8(e, 0x04 | reg << 3);
+	emit_u8(e, 0x25);
+	emit_u32(e, (uint32_t)CPU_OFF(s.xsave));
+}
+
+/* cmp dword gs:[vec_live], 0; je over what comes next. Returns what to patch. */
+static uint8_t *if_vec_live(struct emit *e)
+{
+	emit_gs(e, false, 0x83, 7, CPU_OFF(x.vec_live));
+	emit_u8(e, 0);
+	return emit_jcc(e, CC_Z, 0);
+}
+
+static void make_enter(struct emit *e, struct xtramp *t)
+{
+	t->enter = emit_here(e);
+	for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++) {
+		emit_rex(e, false, 0, 0, callee_saved[i]);
+		emit_u8(e, 0x50 | (callee_saved[i] & 7));
+	}
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
+	emit_gs_store(e, H_RSP, CPU_OFF(x.host_rsp));
+	load_guest(e);
+	emit_gs(e, false, 0xff, 4, CPU_OFF(x.code)); /* jmp */
+}
+
+/* The host's C code finds its own MXCSR and an empty x87 stack. */
+static void make_leave(struct emit *e, struct xtramp *t)
+{
+	uint64_t mxcsr = emit_here(e);
+	uint8_t *skip;
+
+	emit_u32(e, MXCSR_RESET);
+	t->leave = emit_here(e);
+	save_guest(e);
+	skip = if_vec_live(e);
+	fx(e, 0);
+	emit_gs_imm32(e, CPU_OFF(x.vec_live), 0);
+	emit_mov_imm(e, H_R10, t->vec_load);
+	emit_gs_store(e, H_R10, CPU_OFF(x.vec_gate));
+	emit_u8(e, 0x0f); /* ldmxcsr [rip + mxcsr] */
+	emit_u8(e, 0xae);
+	emit_u8(e, 0x15);
+	emit_u32(e, (uint32_t)(mxcsr - (emit_here(e) + 4)));
+	emit_u8(e, 0xdb); /* fninit */
+	emit_u8(e, 0xe3);
+	emit_patch(e, skip, emit_here(e));
+	emit_gs_load(e, H_RSP, CPU_OFF(x.host_rsp));
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
+	for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;) {
+		emit_rex(e, false, 0, 0, callee_saved[i]);
+		emit_u8(e, 0x58 | (callee_saved[i] & 7));
+	}
+	emit_u8(e, 0xc3);
+}
+
+static uint64_t make_exit(struct emit *e, const struct xtramp *t, enum xlat_exit why)
+{
+	uint64_t here = emit_here(e);
+
+	emit_gs_imm32(e, CPU_OFF(x.why), why);
+	emit_jmp(e, t->leave);
+	return here;
+}
+
+/* Called before the first vector instruction since C code ran. */
+static void make_vec_load(struct emit *e, struct xtramp *t)
+{
+	t->ret = emit_here(e);
+	emit_u8(e, 0xc3);
+	t->vec_load = emit_here(e);
+	if (__builtin_cpu_supports("avx")) { /* C may have left upper halves */
+		emit_u8(e, 0xc5);
+		emit_u8(e, 0xf8);
+		emit_u8(e, 0x77);
+	}
+	fx(e, 1);
+	emit_gs_imm32(e, CPU_OFF(x.vec_live), 1);
+	emit_mov_imm(e, H_R10, t->ret);
+	emit_gs_store(e, H_R10, CPU_OFF(x.vec_gate));
+	emit_u8(e, 0xc3);
+}
+
+static bool fill_tlb(struct cpu *c, uint64_t gva, uint32_t bytes, uint32_t access)
+{
+	return mmu_fill(c, gva, bytes, (enum mmu_access)access);
+}
+
+/*
+ * Called with the address in r10 and, in x.what, the place of the instruction.
+ * Returns when the TLB has the page, else leaves for the interpreter.
+ */
+static uint64_t make_fill(struct emit *e, const struct xtramp *t, unsigned bytes,
+			  enum mmu_access access)
+{
+	uint64_t here = emit_here(e);
+	uint8_t *skip, *failed;
+
+	save_guest(e);
+	skip = if_vec_live(e);
+	fx(e, 0);
+	emit_patch(e, skip, emit_here(e));
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
+	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
+	emit_mov(e, H_RSI, H_R10);
+	emit_mov_imm(e, H_RDX, bytes);
+	emit_mov_imm(e, H_RCX, access);
+	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)fill_tlb);
+	emit_u8(e, 0xff); /* call rax */
+	emit_u8(e, 0xd0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
+	emit_rr(e, false, 0x84, H_RAX, H_RAX); /* test al, al */
+	failed = emit_jcc(e, CC_Z, 0);
+	skip = if_vec_live(e);
+	fx(e, 1);
+	emit_patch(e, skip, emit_here(e));
+	load_guest(e);
+	emit_u8(e, 0xc3);
+
+	/* Vector registers are the host's by now: reload those of the guest to leave. */
+	emit_patch(e, failed, emit_here(e));
+	skip = if_vec_live(e);
+	fx(e, 1);
+	emit_patch(e, skip, emit_here(e));
+	load_guest(e);
+	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_INTERP);
+	emit_jmp(e, t->leave);
+	return here;
+}
+
+void xtramp_make(struct xlat *x)
+{
+	struct emit *e = &x->e;
+	struct xtramp *t = &x->tramp;
+
+	make_vec_load(e, t);
+	make_enter(e, t);
+	make_leave(e, t);
+	t->lookup = make_exit(e, t, XEXIT_LOOKUP);
+	t->attend = make_exit(e, t, XEXIT_ATTEND);
+	for (unsigned i = 0; i < ARRAY_SIZE(t->fill[0]); i++) {
+		t->fill[0][i] = make_fill(e, t, 1u << i, MMU_READ);
+		t->fill[1][i] = make_fill(e, t, 1u << i, MMU_WRITE);
+	}
+}
