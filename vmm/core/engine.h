@@ -93,6 +93,6 @@ struct engine_ops {
 };
 
 extern const struct engine_ops engine_interp; /* vmm/cpu: the interpreter */
-extern const struct engine_ops engine_soft;   /* the translator, and the interpreter where need be */
+extern const struct engine_ops engine_soft; /* the translator, and the interpreter where need be */
 
 #endif

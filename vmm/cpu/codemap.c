@@ -41,7 +41,7 @@ struct codemap {
 	_Atomic uint32_t generation; /* of requests to answer; under lock */
 	_Atomic uint32_t nr_provisional;
 	_Atomic uint32_t invalidations; /* pages whose code has gone, so far */
-	struct lock lock; /* a leaf */
+	struct lock lock;               /* a leaf */
 	struct provisional slot[PROVISIONAL_MAX];
 	_Atomic uint32_t answered[]; /* by vCPU: the generation it has answered */
 };
