@@ -195,11 +195,11 @@ H_ALL	= $(sort $(shell find $(wildcard vmm host tools bench tests) -name "*.h" -
 H_GUEST	= $(sort $(wildcard tests/guest/rt/*.h))
 
 format: ## let clang-format have its way
-	clang-format -i $(C_ALL)
+	@clang-format -i $(C_ALL)
 format-check: ## is it as clang-format would have it?
-	clang-format --dry-run --Werror $(C_ALL)
+	@clang-format --dry-run --Werror $(C_ALL)
 tidy: ## clang-tidy over library and command
-	clang-tidy --quiet $(LIB_SRC) $(CMD_SRC) $(SIM_SRC) -- $(CSTD) $(DEFS) $(INC)
+	@clang-tidy --quiet $(LIB_SRC) $(CMD_SRC) $(SIM_SRC) -- $(CSTD) $(DEFS) $(INC)
 check-headers: ## every header compiles alone
 	@for h in $(H_ALL); do \
 		$(CC) $(CSTD) $(WARN) $(DEFS) $(INC) -fsyntax-only -x c $$h || exit 1; done
