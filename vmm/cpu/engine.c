@@ -391,12 +391,11 @@ static int interp_vcpu_create(struct vcpu *v)
 	return err;
 }
 
-/* CLOCK_ICOUNT stops at exact instructions, which is the interpreter's business. */
 static int soft_vcpu_create(struct vcpu *v)
 {
 	int err = interp_vcpu_create(v);
 
-	if (err || v->vm->clock.source == CLOCK_ICOUNT)
+	if (err)
 		return err;
 	err = xlat_create(cpu_of(v), v->host_node);
 	if (err)

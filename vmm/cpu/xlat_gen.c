@@ -52,11 +52,12 @@ struct insn {
 
 /* Something to emit after the hot code. */
 struct cold {
-	enum { COLD_FILL, COLD_EDGE, COLD_FAR } kind;
+	enum { COLD_FILL, COLD_EDGE, COLD_FAR, COLD_STOP } kind;
 	uint8_t *from; /* the rel32 that leads here */
 	uint64_t back; /* COLD_FILL: where to try again */
 	struct insn *insn;
 	enum flags_at flags;
+	uint8_t index; /* the instruction's, in the block */
 	uint8_t bytes_log2;
 	bool write, stack;
 	int32_t disp; /* COLD_FILL with stack: the operand is [rsp + disp] */
@@ -72,6 +73,7 @@ struct gen {
 	struct xblock *b;
 	unsigned number;
 	unsigned nr_insns, nr_cold;
+	unsigned index; /* of the instruction being emitted */
 	enum flags_at flags;
 	uint8_t *begin;
 	struct insn insn[XBLOCK_INSNS + 1];
@@ -592,6 +594,7 @@ static void emit_probe(struct gen *g, struct insn *n, unsigned bytes, bool write
 	*k = *how;
 	k->kind = COLD_FILL;
 	k->from = emit_jcc(e, CC_NZ, 0);
+	k->index = (uint8_t)g->index;
 	k->back = (uint64_t)((int64_t)(uintptr_t)retry + e->rx);
 	k->insn = n;
 	k->write = write;
@@ -724,7 +727,7 @@ static bool emit_plain(struct gen *g, struct insn *n)
 	want_flags(g, n);
 	for (s = 0; s < nr_spilled; s++)
 		emit_gs_load(g->e, spilled[s].scratch, GPR_OFF(spilled[s].gpr));
-	m->flags = n->mem >= 0 ? FLAGS_MEM : (uint16_t)g->flags;
+	m->flags = n->mem >= 0 ? FLAGS_MEM : (uint8_t)g->flags;
 	emit_bytes(g->e, code, x86enc(code, &n->z, n->bytes, &enc));
 	for (s = 0; s < nr_spilled; s++)
 		if (spilled[s].written)
@@ -750,7 +753,7 @@ static bool emit_opreg_insn(struct gen *g, struct insn *n)
 	if (n->vec)
 		call_vec_gate(g->e);
 	want_flags(g, n);
-	g->mark[g->b->nr_marks - 1].flags = (uint16_t)g->flags;
+	g->mark[g->b->nr_marks - 1].flags = (uint8_t)g->flags;
 	if (!p || is_high_byte(p->reg.value) || gpr == OP_NO_REG) {
 		emit_bytes(g->e, n->bytes, n->z.length);
 	} else {
@@ -880,6 +883,16 @@ static void emit_jump_rip(struct gen *g)
 	emit_gs_base(e, false, 0xff, 4, S2, table + (int32_t)offsetof(struct xlat_jump, code));
 }
 
+/* @n instructions of the block have retired. Touches no flags, keeps r10. */
+static void emit_count(struct gen *g, unsigned n)
+{
+	if (!g->x->counts)
+		return;
+	emit_gs_load(g->e, S2, CPU_OFF(insns));
+	emit_lea(g->e, true, S2, S2, H_NONE, 0, (int32_t)n);
+	emit_gs_store(g->e, S2, CPU_OFF(insns));
+}
+
 static void emit_rip(struct gen *g, unsigned dst, int32_t off)
 {
 	emit_gs_load(g->e, dst, CPU_OFF(block_rip));
@@ -952,6 +965,7 @@ static bool emit_call_insn(struct gen *g, struct insn *n)
 	emit_rip(g, S1, n->off + n->z.length);
 	emit_load(g->e, true, 0x89, S1, S2, 0);
 	move_stack(g, -8);
+	emit_count(g, g->index + 1);
 	if (direct) {
 		emit_edge(g, 0, 16, branch_target(n));
 	} else {
@@ -970,6 +984,7 @@ static bool emit_ret_insn(struct gen *g, struct insn *n)
 	emit_stack(g, n, H_R15, 0, false);
 	emit_load(g->e, true, 0x8b, S1, S2, 0);
 	move_stack(g, pop);
+	emit_count(g, g->index + 1);
 	emit_jump_rip(g);
 	return true;
 }
@@ -977,12 +992,14 @@ static bool emit_ret_insn(struct gen *g, struct insn *n)
 static bool emit_jmp_insn(struct gen *g, struct insn *n)
 {
 	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		emit_count(g, g->index + 1);
 		emit_edge(g, 0, 16, branch_target(n));
 		return true;
 	}
 	spill_flags(g, FLAGS_ALL);
 	if (!emit_indirect_target(g, n))
 		return false;
+	emit_count(g, g->index + 1);
 	emit_gs_load(g->e, S1, CPU_OFF(s.rip));
 	emit_jump_rip(g);
 	return true;
@@ -994,6 +1011,7 @@ static bool emit_jcc_insn(struct gen *g, struct insn *n)
 		load_flags(g->e);
 		g->flags = FLAGS_HOST;
 	}
+	emit_count(g, g->index + 1);
 	emit_edge(g, 0, n->z.opcode & 0xf, branch_target(n));
 	emit_edge(g, 1, 16, n->off + n->z.length);
 	return true;
@@ -1016,7 +1034,7 @@ static void cold_fill(struct gen *g, const struct cold *k)
 		emit_lea(e, true, S1, k->stack_base, H_NONE, 0, k->disp);
 	else
 		emit_address(g, k->insn, S1, S2);
-	emit_gs_imm32(e, CPU_OFF(x.what), k->insn->off);
+	emit_gs_imm32(e, CPU_OFF(x.what), xwhat(k->insn->off, k->index));
 	emit_call(e, g->x->tramp.fill[k->write][k->bytes_log2]);
 	emit_jmp(e, k->back);
 }
@@ -1093,6 +1111,8 @@ static void emit_cold(struct gen *g)
 			cold_fill(g, k);
 		else if (k->kind == COLD_EDGE)
 			cold_edge(g, k);
+		else if (k->kind == COLD_STOP)
+			emit_exit(g, XEXIT_INTERP, xwhat((unsigned)(g->b->hva & ~PAGE_MASK), 0));
 		else
 			cold_far(g, k);
 	}
@@ -1130,6 +1150,23 @@ static bool emit_insn(struct gen *g, struct insn *n)
 	}
 }
 
+/*
+ * CLOCK_ICOUNT stops at exact instructions: where the block would run past it, the
+ * interpreter goes on. Flags are in c->fl.
+ */
+static void emit_stop(struct gen *g)
+{
+	struct emit *e = g->e;
+	struct cold *k;
+
+	emit_gs_load(e, S1, CPU_OFF(insns));
+	emit_lea(e, true, S1, S1, H_NONE, 0, (int32_t)g->nr_insns);
+	emit_gs(e, true, 0x3b, S1, CPU_OFF(insns_stop));
+	k = new_cold(g);
+	k->kind = COLD_STOP;
+	k->from = emit_jcc(e, CC_A, 0);
+}
+
 static void emit_entries(struct gen *g)
 {
 	struct emit *e = g->e;
@@ -1143,7 +1180,7 @@ static void emit_entries(struct gen *g)
 	emit_u8(e, 0xe2);
 	emit_u32(e, (uint32_t)PAGE_MASK);
 	emit_gs_store(e, S1, CPU_OFF(block_rip));
-	if (!b->flags_live) {
+	if (!b->flags_live && !g->c->icount) {
 		b->enter_host = b->enter_mem = emit_here(e);
 		return;
 	}
@@ -1152,6 +1189,9 @@ static void emit_entries(struct gen *g)
 	save_flags(e);
 	b->enter_mem = emit_here(e);
 	emit_patch(e, over, b->enter_mem);
+	g->flags = FLAGS_MEM;
+	if (g->c->icount)
+		emit_stop(g);
 }
 
 static void add_mark(struct gen *g, unsigned off)
@@ -1160,6 +1200,7 @@ static void add_mark(struct gen *g, unsigned off)
 		.code = (uint32_t)(emit_here(g->e) - g->b->enter_jump),
 		.off = (uint16_t)off,
 		.flags = FLAGS_MEM,
+		.index = (uint8_t)g->index,
 	};
 }
 
@@ -1167,7 +1208,7 @@ static void add_mark(struct gen *g, unsigned off)
 static void emit_interp(struct gen *g, unsigned off)
 {
 	spill_flags(g, FLAGS_ALL);
-	emit_exit(g, XEXIT_INTERP, off);
+	emit_exit(g, XEXIT_INTERP, xwhat(off, g->index));
 }
 
 bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_gpa)
@@ -1193,6 +1234,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 		enum flags_at flags = g->flags;
 		unsigned nr_cold = g->nr_cold;
 
+		g->index = i;
 		add_mark(g, n->off);
 		if (!emit_insn(g, n)) {
 			g->e->p = begin;
@@ -1205,10 +1247,13 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 		open = !ends_block(n->kind);
 	}
 	b->nr_insns = (uint8_t)i;
-	if (open && (end == PAGE_SIZE || i == XBLOCK_INSNS))
+	g->index = i;
+	if (open && (end == PAGE_SIZE || i == XBLOCK_INSNS)) {
+		emit_count(g, i);
 		emit_edge(g, 0, 16, (int32_t)end);
-	else if (open)
+	} else if (open) {
 		emit_interp(g, end);
+	}
 	emit_cold(g);
 
 	while ((uintptr_t)g->e->p & 7)
