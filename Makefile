@@ -199,7 +199,7 @@ format: ## let clang-format have its way
 format-check: ## is it as clang-format would have it?
 	@clang-format --dry-run --Werror $(C_ALL)
 tidy: ## clang-tidy over library and command
-	@clang-tidy --quiet $(LIB_SRC) $(CMD_SRC) $(SIM_SRC) -- $(CSTD) $(DEFS) $(INC)
+	@clang-tidy --quiet $(LIB_SRC) $(CMD_SRC) -- $(CSTD) $(DEFS) $(INC)
 check-headers: ## every header compiles alone
 	@for h in $(H_ALL); do \
 		$(CC) $(CSTD) $(WARN) $(DEFS) $(INC) -fsyntax-only -x c $$h || exit 1; done

@@ -641,7 +641,7 @@ static bool stub_fault(struct host_fault *f, void *arg)
 	if (xlat_host_fault(c, f))
 		return true;
 	if (f->kind != HOST_FAULT_FPE || at >= s->used || at < WAY_OUT_BYTES ||
-	    memcmp(s->code.rx + at - WAY_OUT_BYTES, way_out_nop, sizeof(way_out_nop)))
+	    memcmp(s->code.rx + at - WAY_OUT_BYTES, way_out_nop, sizeof(way_out_nop)) != 0)
 		return false;
 	f->pc += load_u32(s->code.rx + at - 4);
 	return true;
