@@ -11,9 +11,9 @@ G	:= build/tests/guest
 PREFIX	?= /usr/local
 VERSION	:= 0.1.0
 
-# V=1 shows the commands.
+# V=1 shows the commands, -s nothing.
 Q	:= $(if $(V),,@)
-say	= @$(if $(V),:,printf '  %-6s %s\n' $(1) $@)
+say	= @$(if $(V)$(findstring s,$(firstword -$(MAKEFLAGS))),:,printf '  %-6s %s\n' $(1) $@)
 
 CSTD	:= -std=gnu11
 WARN	:= -Wall -Wextra -Wno-unused-parameter -Wshadow -Wconversion -Wno-sign-conversion -Werror
