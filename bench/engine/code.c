@@ -119,8 +119,8 @@ static uint64_t run_vm(uint64_t ops)
 
 const struct work works_code[] = {
 	{ "fib", "recursion of some 4,000 or 7,000 calls", 10000, NULL, run_fib, NULL },
-	{ "queens", "8 queens, some 2,000 calls", 10000, NULL, run_queens, NULL },
-	{ "icall", "call by pointer", 30000000, NULL, run_icall, NULL },
-	{ "vm", "17 switched bytecodes", 2000000, NULL, run_vm, NULL },
+	{ "queens", "8 queens, some 2,000 calls", 14000, NULL, run_queens, NULL },
+	{ "icall", "call by pointer", 50000000, NULL, run_icall, NULL },
+	{ "vm", "17 switched bytecodes", 3000000, NULL, run_vm, NULL },
 	{ 0 },
 };

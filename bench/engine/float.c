@@ -330,14 +330,14 @@ static uint64_t run_aes(uint64_t ops)
 }
 
 const struct work works_float[] = {
-	{ "nbody", "step of five bodies", 300000, setup_nbody, run_nbody, NULL },
-	{ "mandel", "point", 500000, NULL, run_mandel, NULL },
-	{ "poly", "polynomial of 4,096 floats, SSE2", 40000, setup_poly, run_poly, NULL },
+	{ "nbody", "step of five bodies", 1600000, setup_nbody, run_nbody, NULL },
+	{ "mandel", "point", 450000, NULL, run_mandel, NULL },
+	{ "poly", "polynomial of 4,096 floats, SSE2", 34000, setup_poly, run_poly, NULL },
 	{ "blend", "16 KiB of bytes combined, SSE2", 100000, setup_blend, run_blend, NULL },
-	{ "matmul", "product of 96 x 96 floats, SSE2", 500, setup_matrix, run_matmul, NULL },
-	{ "matmul-best", "the same with the best that CPUID offers", 1000, setup_matrix,
+	{ "matmul", "product of 96 x 96 floats, SSE2", 1300, setup_matrix, run_matmul, NULL },
+	{ "matmul-best", "the same with the best that CPUID offers", 2000, setup_matrix,
 	  run_matmul_best, variant_matmul },
-	{ "x87", "series of eight terms", 2000000, NULL, run_x87, NULL },
-	{ "aes", "1 KiB encrypted", 500000, setup_aes, run_aes, variant_aes },
+	{ "x87", "series of eight terms", 3400000, NULL, run_x87, NULL },
+	{ "aes", "1 KiB encrypted", 200000, setup_aes, run_aes, variant_aes },
 	{ 0 },
 };

@@ -191,14 +191,14 @@ static uint64_t run_triad(uint64_t ops)
 }
 
 const struct work works_memory[] = {
-	{ "chase-16k", "dependent load", 20000000, setup_chase_16k, run_chase, NULL },
-	{ "chase-1m", "dependent load", 8000000, setup_chase_1m, run_chase, NULL },
-	{ "chase-32m", "dependent load", 1000000, setup_chase_32m, run_chase, NULL },
-	{ "tree", "search among 16,384 keys", 400000, setup_tree, run_tree, NULL },
-	{ "copy-small", "memcpy() of 1 to 256 bytes", 8000000, setup_small, run_copy_small, NULL },
+	{ "chase-16k", "dependent load", 50000000, setup_chase_16k, run_chase, NULL },
+	{ "chase-1m", "dependent load", 12000000, setup_chase_1m, run_chase, NULL },
+	{ "chase-32m", "dependent load", 600000, setup_chase_32m, run_chase, NULL },
+	{ "tree", "search among 16,384 keys", 900000, setup_tree, run_tree, NULL },
+	{ "copy-small", "memcpy() of 1 to 256 bytes", 2000000, setup_small, run_copy_small, NULL },
 	{ "copy-large", "memcpy() of 8 MiB", 100, setup_large, run_copy_large, NULL },
-	{ "set-small", "memset() of 1 to 256 bytes", 8000000, setup_small, run_set_small, NULL },
-	{ "set-large", "memset() of 8 MiB", 200, setup_large, run_set_large, NULL },
-	{ "triad", "STREAM triad over 3 x 8 MiB", 50, setup_triad, run_triad, NULL },
+	{ "set-small", "memset() of 1 to 256 bytes", 4500000, setup_small, run_set_small, NULL },
+	{ "set-large", "memset() of 8 MiB", 300, setup_large, run_set_large, NULL },
+	{ "triad", "STREAM triad over 3 x 8 MiB", 110, setup_triad, run_triad, NULL },
 	{ 0 },
 };

@@ -210,14 +210,14 @@ static const char *speed_up(void)
 }
 
 const struct work works_smp[] = {
-	{ "atomic", "locked add and compare-exchange", 3000000, NULL, run_atomic, NULL },
-	{ "contended", "locked add by each of two threads", 3000000, NULL, run_contended, NULL },
-	{ "futex", "there and back between threads on two CPUs", 10000, NULL, run_futex, NULL },
-	{ "mmap-1", "4 pages mapped, one touched, unmapped", 60000, NULL, run_mmap_1, NULL },
-	{ "mmap-2", "the same by each of two threads", 30000, NULL, run_mmap_2, NULL },
-	{ "shootdown", "page made read-only and back while another reads it", 20000,
-	  setup_shootdown, run_shootdown, NULL },
-	{ "parallel", "round alone, then by each of two threads", 10000000, NULL, run_parallel,
+	{ "atomic", "locked add and compare-exchange", 5000000, NULL, run_atomic, NULL },
+	{ "contended", "locked add by each of two threads", 5000000, NULL, run_contended, NULL },
+	{ "futex", "there and back between threads on two CPUs", 1500, NULL, run_futex, NULL },
+	{ "mmap-1", "4 pages mapped, one touched, unmapped", 18000, NULL, run_mmap_1, NULL },
+	{ "mmap-2", "the same by each of two threads", 8000, NULL, run_mmap_2, NULL },
+	{ "shootdown", "page made read-only and back while another reads it", 8000, setup_shootdown,
+	  run_shootdown, NULL },
+	{ "parallel", "round alone, then by each of two threads", 8000000, NULL, run_parallel,
 	  speed_up },
 	{ 0 },
 };

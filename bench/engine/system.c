@@ -191,15 +191,15 @@ static uint64_t run_echo(uint64_t ops)
 }
 
 const struct work works_system[] = {
-	{ "getppid", "system call", 1000000, NULL, run_getppid, NULL },
-	{ "read", "pread() of 16 KiB from memory", 100000, setup_read, run_read, NULL },
-	{ "signal", "signal to oneself", 150000, setup_signal, run_signal, NULL },
-	{ "fault", "page touched for the first time", 60000, NULL, run_fault, NULL },
-	{ "fork", "fork, exit, wait", 500, setup_fork, run_fork, NULL },
-	{ "exec", "fork, exec, exit, wait", 300, NULL, run_exec, NULL },
-	{ "switch", "there and back between processes on one CPU", 40000, setup_switch, run_echo,
+	{ "getppid", "system call", 900000, NULL, run_getppid, NULL },
+	{ "read", "pread() of 16 KiB from memory", 130000, setup_read, run_read, NULL },
+	{ "signal", "signal to oneself", 60000, setup_signal, run_signal, NULL },
+	{ "fault", "page touched for the first time", 30000, NULL, run_fault, NULL },
+	{ "fork", "fork, exit, wait", 1100, setup_fork, run_fork, NULL },
+	{ "exec", "fork, exec, exit, wait", 150, NULL, run_exec, NULL },
+	{ "switch", "there and back between processes on one CPU", 36000, setup_switch, run_echo,
 	  NULL },
-	{ "pipe", "there and back between processes on two CPUs", 10000, setup_pipe, run_echo,
+	{ "pipe", "there and back between processes on two CPUs", 2000, setup_pipe, run_echo,
 	  NULL },
 	{ 0 },
 };

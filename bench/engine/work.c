@@ -1,14 +1,15 @@
 /*
  * work.c - measure one workload.
  *
- *	work NAME [DIVISOR]	-> "NAME NS BEST VARIANT SUM"
+ *	work NAME	-> "NAME NS BEST VARIANT SUM SHARE"
  *	work --list		-> "NAME WHAT" of each
  *	work nop		does nothing: what "exec" executes
  *
  * The work is cut into slices. NS is the median of their times per operation, BEST
- * the least, which an otherwise busy machine disturbs less. DIVISOR makes slices
- * smaller, for machines that are slow. SUM is over the results of a warm-up which
- * no divisor changes: it is the same on every machine, or one is wrong.
+ * the least, which an otherwise busy machine disturbs less. SHARE tells what part
+ * of the work was done: all, but on machines many times slower than real ones. SUM
+ * is over the results of a warm-up that all machines do alike: it is the same on
+ * all, or one is wrong.
  */
 #include "work.h"
 
@@ -20,6 +21,7 @@
 
 #define SLICES       9
 #define WARMUP_SHARE 64
+#define SLICE_MAX_NS 100000000u
 
 static const struct work *const groups[] = { works_integer, works_code,   works_memory,
 					     works_float,   works_system, works_smp };
@@ -89,42 +91,52 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void measure(const struct work *w, uint64_t divisor)
+/* The share of a slice that a machine gets which needed @ns for the warm-up. */
+static uint64_t share(uint64_t ns)
 {
-	uint64_t n = w->ops / SLICES / divisor, sum, sink = 0;
+	uint64_t divisor = 1;
+
+	while (ns * WARMUP_SHARE / SLICES / divisor > SLICE_MAX_NS)
+		divisor *= 2;
+	return divisor;
+}
+
+static void measure(const struct work *w)
+{
+	uint64_t start, sum, divisor, n, sink = 0;
 	double ns[SLICES];
 
-	if (n == 0)
-		n = 1;
 	if (w->setup)
 		w->setup();
+	start = work_now_ns();
 	sum = w->run(w->ops / WARMUP_SHARE + 1);
+	divisor = share(work_now_ns() - start);
+	n = w->ops / SLICES / divisor + 1;
 	for (int i = 0; i < SLICES; i++) {
-		uint64_t start = work_now_ns();
-
+		start = work_now_ns();
 		sink += w->run(n);
 		ns[i] = (double)(work_now_ns() - start) / (double)n;
 	}
 	__asm__ volatile("" ::"r"(sink));
 	qsort(ns, SLICES, sizeof(ns[0]), by_value);
-	printf("%s %.6g %.6g %s %016llx\n", w->name, ns[SLICES / 2], ns[0],
-	       w->variant ? w->variant() : "-", (unsigned long long)sum);
+	printf("%s %.6g %.6g %s %016llx 1/%llu\n", w->name, ns[SLICES / 2], ns[0],
+	       w->variant ? w->variant() : "-", (unsigned long long)sum,
+	       (unsigned long long)divisor);
 }
 
 int main(int argc, char **argv)
 {
 	const struct work *w;
-	long divisor = argc > 2 ? atol(argv[2]) : 1;
 
 	if (argc == 2 && strcmp(argv[1], "nop") == 0)
 		return 0;
 	if (argc == 2 && strcmp(argv[1], "--list") == 0)
 		return list();
 	w = argc > 1 ? find(argv[1]) : NULL;
-	if (!w || divisor < 1) {
-		fprintf(stderr, "usage: work NAME [DIVISOR] | --list\n");
+	if (!w || argc > 2) {
+		fprintf(stderr, "usage: work NAME | --list\n");
 		return 2;
 	}
-	measure(w, (uint64_t)divisor);
+	measure(w);
 	return 0;
 }
