@@ -10,6 +10,7 @@
 #define LINE 64
 
 static void **chain;
+static uint8_t *chain_start;
 
 /* A random cycle through all lines of @bytes: Sattolo's shuffle. */
 static void make_chain(size_t bytes)
@@ -32,6 +33,7 @@ static void make_chain(size_t bytes)
 		*(void **)(base + order[i] * (size_t)LINE) =
 			base + order[(i + 1) % lines] * (size_t)LINE;
 	chain = (void **)base;
+	chain_start = base;
 }
 
 static void setup_chase_16k(void)
@@ -56,7 +58,7 @@ static uint64_t run_chase(uint64_t ops)
 	while (ops--)
 		p = *p;
 	chain = p;
-	return (uintptr_t)p % (16u << 10);
+	return (uint64_t)((uint8_t *)p - chain_start);
 }
 
 struct node {
