@@ -6,10 +6,11 @@
  * next one dearer, plan_deal.c). Shortest augmenting paths find it exactly, in a
  * number of steps that depends on nodes, not on vCPUs.
  *
- * Homes are searched for: greedily from every start, then by moving and swapping
- * homes while that helps. A lower bound ends the search early, a budget of steps ends
- * it always. Nothing here is exponential: fitting unequal memory into nodes is tried
- * for a bounded number of steps when the greedy ways fail.
+ * Homes are searched for: greedily from every start, then by moving one or
+ * two homes and swapping while that helps, with a few kicks out of local optima; few combinations
+ * are all tried. A lower bound ends the search early, a budget of steps ends it always. Nothing
+ * here is exponential: fitting unequal memory into nodes is tried for a bounded number of steps
+ * when the greedy ways fail.
  */
 #include "placement/plan_int.h"
 
@@ -19,6 +20,8 @@
 #define SOLVE_BUDGET 3000000
 #define FIT_STEPS    200000
 #define BEST_STARTS  4
+#define TRY_ALL_MAX  1024
+#define KICKS        24
 
 /* --- the flow ------------------------------------------------------------------------- */
 
@@ -434,6 +437,45 @@ static bool try_swap(struct planner *p, struct plan_candidate *c, unsigned a, un
 	return false;
 }
 
+/* Both move, wherever. */
+static bool try_pair(struct planner *p, struct plan_candidate *c, unsigned a, unsigned b,
+		     struct plan_score *best)
+{
+	unsigned home_a = c->home[a], home_b = c->home[b], nodes = p->m->nr_nodes;
+
+	for (unsigned i = 0; i < nodes * nodes && p->budget > 0; i++) {
+		c->home[a] = i / nodes;
+		c->home[b] = i % nodes;
+		if (c->home[a] != home_a && c->home[b] != home_b && try_homes(p, c, best))
+			return true;
+	}
+	c->home[a] = home_a;
+	c->home[b] = home_b;
+	return false;
+}
+
+/* Few combinations are simply tried, all of them. */
+static bool try_all(struct planner *p, struct plan_candidate *c, struct plan_score *best)
+{
+	unsigned nodes = p->m->nr_nodes, homes[PLAN_NODES_MAX];
+	uint64_t all = 1;
+
+	for (unsigned g = 0; g < c->nr; g++) {
+		all *= nodes;
+		if (all > TRY_ALL_MAX)
+			return false;
+	}
+	memcpy(homes, c->home, sizeof(homes));
+	for (unsigned i = 0; i < all; i++) {
+		for (unsigned g = 0, rest = i; g < c->nr; g++, rest /= nodes)
+			c->home[g] = rest % nodes;
+		if (try_homes(p, c, best))
+			memcpy(homes, c->home, sizeof(homes));
+	}
+	memcpy(c->home, homes, sizeof(homes));
+	return true;
+}
+
 static void improve(struct planner *p, struct plan_candidate *c, struct plan_score *best,
 		    int64_t bound)
 {
@@ -447,6 +489,9 @@ static void improve(struct planner *p, struct plan_candidate *c, struct plan_sco
 			for (unsigned o = 0; o < g && p->budget > 0; o++)
 				better |= try_swap(p, c, g, o, best);
 		}
+		for (unsigned g = 0; g < c->nr && !better; g++)
+			for (unsigned o = 0; o < g && p->budget > 0; o++)
+				better |= try_pair(p, c, g, o, best);
 	}
 }
 
@@ -498,8 +543,34 @@ static unsigned collect_starts(struct planner *p, struct plan_candidate *c, stru
 	return nr;
 }
 
+static unsigned draw(uint64_t *seed, unsigned below)
+{
+	*seed = *seed * 6364136223846793005ull + 1442695040888963407ull;
+	return (unsigned)((*seed >> 33) % below);
+}
+
+/* Leaves a local optimum: three homes by chance (the same each time), and on from there. */
+static void kick(struct planner *p, struct plan_candidate *c, struct start *best, uint64_t *seed,
+		 int64_t bound)
+{
+	struct plan_score s;
+
+	memcpy(c->home, best->home, sizeof(c->home));
+	for (unsigned i = 0; i < 3; i++)
+		c->home[draw(seed, c->nr)] = draw(seed, p->m->nr_nodes);
+	if (!plan_homes_fit(p, c))
+		return;
+	s = score_of(p, c);
+	improve(p, c, &s, bound);
+	if (!plan_better(&s, &best->score))
+		return;
+	best->score = s;
+	memcpy(best->home, c->home, sizeof(c->home));
+}
+
 int plan_solve(struct planner *p, struct plan_candidate *c, struct plan_score *score)
 {
+	uint64_t seed = 1;
 	struct start kept[BEST_STARTS];
 	unsigned nr, best = 0;
 	int64_t bound;
@@ -515,6 +586,11 @@ int plan_solve(struct planner *p, struct plan_candidate *c, struct plan_score *s
 	nr = collect_starts(p, c, kept, bound);
 	if (!nr)
 		return -ENOSPC;
+	memcpy(c->home, kept[0].home, sizeof(c->home));
+	if (kept[0].score.primary > bound && try_all(p, c, &kept[0].score)) {
+		*score = kept[0].score;
+		return 0;
+	}
 	for (unsigned i = 0; i < nr; i++) {
 		memcpy(c->home, kept[i].home, sizeof(c->home));
 		improve(p, c, &kept[i].score, bound);
@@ -522,6 +598,8 @@ int plan_solve(struct planner *p, struct plan_candidate *c, struct plan_score *s
 		if (plan_better(&kept[i].score, &kept[best].score))
 			best = i;
 	}
+	for (unsigned i = 0; i < KICKS && kept[best].score.primary > bound && p->budget > 0; i++)
+		kick(p, c, &kept[best], &seed, bound);
 	*score = kept[best].score;
 	memcpy(c->home, kept[best].home, sizeof(c->home));
 	return 0;
