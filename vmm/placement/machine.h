@@ -56,6 +56,7 @@ struct machine_model {
 	unsigned nr_pus, nr_cores, nr_llcs, nr_dies, nr_packages, nr_nodes;
 	struct machine_pu *pu;
 	struct machine_node *node;
+	bool has_distances; /* the machine told them; otherwise they are 10 and 20 */
 	unsigned *distance; /* nr_nodes x nr_nodes, ACPI SLIT units: 10 is local */
 	/* As measured, nr_nodes x nr_nodes, from a CPU of the first to memory of the second. */
 	unsigned *latency_ns;     /* NULL: not measured */
