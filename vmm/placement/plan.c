@@ -176,6 +176,20 @@ static int complain_of_home(struct planner *p, const struct plan_candidate *c, u
 		c->guest[g].page_bytes ? " in free huge pages" : " free");
 }
 
+static int complain_of_huge_pages(struct planner *p, const struct plan_guest *g, unsigned most)
+{
+	unsigned long long page = g->page_bytes, have = p->room[g->kind][most];
+	unsigned node = p->m->node[most].os_index;
+
+	return plan_refuse(
+		p, -ENOSPC,
+		"memory: %llu pages of %llu KiB needed on one host node, have %llu free on "
+		"node %u: ask for less, or write %llu to /sys/devices/system/node/node%u/"
+		"hugepages/hugepages-%llukB/nr_hugepages",
+		(unsigned long long)g->bytes / page, page / 1024, have / page, node,
+		(unsigned long long)g->bytes / page, node, page / 1024);
+}
+
 static int complain_of_memory(struct planner *p, const struct plan_candidate *c)
 {
 	struct shortage s = find_shortage(p, c);
@@ -187,6 +201,8 @@ static int complain_of_memory(struct planner *p, const struct plan_candidate *c)
 		if (c->guest[i].must_home != MACHINE_NONE)
 			return complain_of_home(p, c,
 						c->guest[g].must_home != MACHINE_NONE ? g : i);
+	if (c->guest[g].page_bytes)
+		return complain_of_huge_pages(p, &c->guest[g], s.most);
 	if (!s.fits)
 		return plan_refuse(
 			p, -ENOSPC,

@@ -137,6 +137,8 @@ static void gather_pus(struct planner *p, const bool *open)
 			if (!open[i])
 				continue;
 			place->cores += pu->core != last_core;
+			place->idle += pu->core != last_core && !p->core_load[pu->core];
+			place->free += !p->pu_load[i];
 			last_core = pu->core;
 			p->pu[p->nr_pus++] = (struct plan_pu){
 				.index = i, .core = pu->core, .llc = pu->llc, .load = p->pu_load[i]
@@ -182,12 +184,6 @@ static int make_segs(struct planner *p)
 		place->first_seg = nr;
 		place->nr_segs = plan_deal_segs(p, place, place->cap, p->seg + nr);
 		nr += place->nr_segs;
-		for (unsigned i = 0; i < place->nr_segs; i++) {
-			const struct plan_seg *s = &p->seg[place->first_seg + i];
-
-			place->idle += !s->cost ? s->cap : 0;
-			place->free += s->cost < COST_SHARE ? s->cap : 0;
-		}
 	}
 	return 0;
 }
