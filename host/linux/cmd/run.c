@@ -220,6 +220,7 @@ static int create_machine(struct run *r)
 		.plan = &r->plan,
 		.prefault = r->o.prefault,
 		.reboot = r->o.reboot,
+		.count_insns = r->o.stats,
 		.kernel = r->kernel,
 		.initrd = r->initrd,
 		.cmdline = r->o.append,
