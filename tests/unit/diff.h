@@ -22,7 +22,7 @@
 #define DIFF_WRITE_SIZE 0x2000u
 #define DIFF_DATA_SIZE  0x3000u
 
-#define DIFF_PATCH_MAX 64
+#define DIFF_PATCH_MAX 576 /* an XSAVE area with its header */
 
 #define DIFF_BREAK 3 /* vector that ends a case in which nothing happened */
 
