@@ -7,7 +7,7 @@
  * exception, its error code and address must be the same.
  *
  * DIFF_SEED, DIFF_CASES (a form) and DIFF_ONLY (a mnemonic) in the environment
- * look closer.
+ * look closer; DIFF_TRANSLATE=1 puts the translator to the test.
  */
 #include "diff_gen.h"
 
@@ -319,7 +319,8 @@ static void test_every_form(void **state)
 	unsigned nr_cases;
 
 	assert_non_null(b);
-	assert_true(guest_start(&host));
+	assert_true(
+		guest_start(&host, setting("DIFF_TRANSLATE", 0) ? &engine_soft : &engine_interp));
 	random_seed(setting("DIFF_SEED", 1));
 	forms_find(&l, getenv("DIFF_ONLY"));
 	nr_cases = l.nr_forms * cases_a_form;
