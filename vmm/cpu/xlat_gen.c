@@ -390,8 +390,15 @@ static unsigned decode_block(struct gen *g, uint64_t page_gpa)
 	return off;
 }
 
+static bool may_fault(const struct insn *n)
+{
+	return n->vec || n->mem >= 0 || n->kind >= K_PUSH || n->z.mnemonic == ZYDIS_MNEMONIC_DIV ||
+	       n->z.mnemonic == ZYDIS_MNEMONIC_IDIV;
+}
+
 static void find_live_flags(struct gen *g)
 {
+	bool exact = g->c->vm->cfg.exact_flags;
 	uint16_t live = FLAGS_ALL;
 	unsigned i;
 
@@ -400,6 +407,8 @@ static void find_live_flags(struct gen *g)
 
 		n->live_out = live;
 		live = (uint16_t)((live & ~n->kills) | n->reads);
+		if (exact && may_fault(n))
+			live = FLAGS_ALL;
 		n->live_in = live;
 	}
 	g->b->flags_live = live;
