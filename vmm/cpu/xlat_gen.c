@@ -293,6 +293,16 @@ static enum kind stack_kind(const struct insn *n)
 	return K_PUSH;
 }
 
+/*
+ * Rotating by a constant leaves an OF that is undefined, and processors define it
+ * otherwise than for the form with CL, which the interpreter uses.
+ */
+static bool has_own_flags(const struct insn *n)
+{
+	return n->z.meta.category == ZYDIS_CATEGORY_ROTATE &&
+	       n->operand[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && n->operand[1].imm.value.u != 1;
+}
+
 static enum kind classify(struct cpu *c, struct insn *n)
 {
 	const ZydisDecodedInstruction *z = &n->z;
@@ -300,6 +310,8 @@ static enum kind classify(struct cpu *c, struct insn *n)
 
 	n->mem = -1;
 	n->vec = false;
+	if (c->vm->cfg.exact_flags && has_own_flags(n))
+		return K_INTERP;
 	if (!decode_has_isa(c, z->meta.isa_set) || sys_decode(z, n->operand, &o))
 		return K_INTERP;
 	switch (z->mnemonic) {
