@@ -78,7 +78,7 @@ struct xtramp {
 	uint64_t enter;          /* void (void) for C */
 	uint64_t leave;          /* registers -> c->s, back to C */
 	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, XEXIT_ATTEND */
-	uint64_t fill[2][7];     /* by write, log2 of bytes: fill the TLB for the address in r10 */
+	uint64_t fill[2];        /* by write: fill the TLB for r11 bytes at the address in r10 */
 	uint64_t vec_load, ret;
 };
 
