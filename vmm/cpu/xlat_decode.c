@@ -266,9 +266,12 @@ static enum kind classify(struct cpu *c, struct insn *n)
 		return K_INTERP;
 	if (z->meta.category == ZYDIS_CATEGORY_X87_ALU || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
 	    z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
-	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
+	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR ||
+	    (z->meta.category == ZYDIS_CATEGORY_CONVERT &&
+	     z->attributes & ZYDIS_ATTRIB_HAS_MODRM)) /* MXCSR, even from memory to RAX */
 		n->vec = true;
-	if (n->vec && !xlat_vec_ok(c))
+	/* What lies beyond FXSAVE's reach stays in memory: see xlat_tramp.c. */
+	if (n->vec && (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || !xlat_vec_ok(c)))
 		return K_INTERP;
 	return z->attributes & ZYDIS_ATTRIB_HAS_MODRM ? K_PLAIN : K_OPREG;
 }
