@@ -57,7 +57,7 @@ struct insn {
 	struct access at, stack; /* of the memory operand, and of what it does to the stack */
 };
 
-enum cold_kind { COLD_FILL, COLD_EDGE, COLD_FAR, COLD_STOP };
+enum cold_kind { COLD_FILL, COLD_EDGE, COLD_FAR, COLD_STOP, COLD_LOOKUP };
 
 /* Something to emit after the hot code. */
 struct cold {
