@@ -34,7 +34,7 @@ CFLAGS	+= $(CSTD) $(OPT.$(MODE)) $(WARN) -fPIC -fvisibility=default -pthread -fn
 LDFLAGS	+= $(filter -fsanitize=% --coverage,$(OPT.$(MODE))) -pthread
 LIBS	:= -lZydis -lZycore -lhwloc -lnuma -lcyaml -lyaml -ljansson -llz4 -lzstd -lz -llzma
 
-LIB_SRC	 := $(sort $(wildcard vmm/*/*.c host/linux/*.c))
+LIB_SRC	 := $(sort $(wildcard vmm/*/*.c host/linux/*.c host/linux/kvm/*.c))
 CMD_SRC	 := $(sort $(wildcard host/linux/cmd/*.c))
 SIM_SRC	 := $(sort $(wildcard host/sim/*.c))
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))

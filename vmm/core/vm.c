@@ -11,6 +11,7 @@
 #include "core/device_core.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 
 /* vm->lock is held or nobody else is there. */
@@ -161,6 +162,20 @@ static void pause_begin(struct vm *vm)
 	vm->pauses++;
 	lock_release(&vm->host, &vm->lock);
 	park_all(vm);
+}
+
+int vm_refuse(struct vm *vm, int err, const char *fmt, ...)
+{
+	va_list ap;
+
+	lock_take(&vm->host, &vm->lock);
+	if (!vm->refusal[0]) {
+		va_start(ap, fmt);
+		vsnprintf(vm->refusal, sizeof(vm->refusal), fmt, ap);
+		va_end(ap);
+	}
+	lock_release(&vm->host, &vm->lock);
+	return err;
 }
 
 void vm_vcpu_ready(struct vcpu *c, int err)
@@ -328,6 +343,10 @@ int vmm_start(struct vm *vm, char *why, size_t why_bytes)
 	wait_change(vm, is_ready, HOST_FOREVER);
 	if (!err)
 		err = vm->start_err;
+	if (err && vm->refusal[0]) {
+		snprintf(why, why_bytes, "%s", vm->refusal);
+		return err;
+	}
 	if (err) {
 		snprintf(why, why_bytes,
 			 "cannot start %u vCPU threads: %s; ask for fewer CPUs or raise the limits",

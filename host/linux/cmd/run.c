@@ -11,6 +11,7 @@
 #include "console.h"
 #include "gdbserver.h"
 #include "host/linux/host_linux.h"
+#include "host/linux/kvm/engine_kvm.h"
 #include "image.h"
 #include "report.h"
 #include "vmm.h"
@@ -73,12 +74,27 @@ static int map_images(struct run *r)
 	return status;
 }
 
-static int pick_engine(const struct run *r, const struct engine_ops **out)
+/* --clock icount is not for KVM; otherwise it is taken where it is worth it. */
+static const struct engine_ops *pick_engine(const struct run *r)
 {
-	if (r->o.engine == ENGINE_KVM)
-		return user_error("--engine kvm: there is no KVM engine yet: say auto or soft");
-	*out = r->o.engine == ENGINE_INTERP ? &engine_interp : &engine_soft;
-	return 0;
+	char why[WHY_BYTES] = "";
+
+	switch (r->o.engine) {
+	case ENGINE_KVM:
+		return &engine_kvm;
+	case ENGINE_SOFT:
+		return &engine_soft;
+	case ENGINE_INTERP:
+		return &engine_interp;
+	default:
+		break;
+	}
+	if ((enum clock_source)r->o.clock == CLOCK_ICOUNT)
+		return &engine_soft;
+	if (!engine_kvm.probe(&r->host, why, sizeof(why)))
+		return &engine_kvm;
+	host_log(&r->host, LOG_INFO, "taking the software engine: %s", why);
+	return &engine_soft;
 }
 
 static int split_overrides(struct run *r)
@@ -228,6 +244,7 @@ static int create_machine(struct run *r)
 {
 	struct vmm_config cfg = {
 		.name = r->o.name,
+		.engine = pick_engine(r),
 		.clock = (enum clock_source)r->o.clock,
 		.plan = &r->plan,
 		.topo = { .vcpus = r->o.cpus, .nodes = r->o.nodes, .distance = r->distance },
@@ -245,10 +262,7 @@ static int create_machine(struct run *r)
 		.arg = r,
 	};
 	char why[WHY_BYTES] = "";
-	int status = pick_engine(r, &cfg.engine);
 
-	if (status)
-		return status;
 	fill_distances(r);
 	for (unsigned i = 0; i < r->plan.nr_memory; i++)
 		cfg.topo.node_memory_bytes[i] = r->plan.memory[i].bytes;
@@ -449,12 +463,9 @@ static void release(struct run *r)
 /* In the order of cost, so that the plain mistakes are found at once. */
 static int prepare(struct run *r)
 {
-	const struct engine_ops *engine;
 	char label[LABEL_BYTES];
-	int status = pick_engine(r, &engine);
+	int status = split_overrides(r);
 
-	if (!status)
-		status = split_overrides(r);
 	if (!status)
 		status = map_images(r);
 	if (!status)
