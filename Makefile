@@ -55,7 +55,7 @@ REPLAY_BIN := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$B/tests/fuzz/replay_%)
 INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
-.PHONY: all lib unit guests initrd kernel deps demo demo-run run check check-run check-long \
+.PHONY: all lib unit guests initrd kernel lab check-lab deps demo demo-run run check check-run check-long \
 	boot-kernels bench format format-check tidy check-headers check-deps fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
@@ -186,6 +186,11 @@ boot-kernels: all initrd ## boot the other kernels of the distribution
 
 bench: all guests kernel initrd ## the figures of this machine
 	@B=$B bench/run
+
+lab: all unit guests kernel initrd ## build the NUMA lab: an emulated host with AMD-V and 4 nodes
+	@tests/lab/make $B build/lab
+check-lab: lab ## the KVM engine in the lab; LAB=host: on this host
+	@B=$B MODE=$(MODE) tests/run $(if $(filter host,$(LAB)),labhost,lab)
 
 # --- what the sources must be -------------------------------------------------
 

@@ -40,6 +40,7 @@ struct run {
 	struct boot_image kernel, initrd;
 	char *cpu_list; /* cut into overrides */
 	const char *overrides[VMM_FEATURES_MAX + 1];
+	char why_not_kvm[WHY_BYTES];
 	uint8_t distance[PLAN_NODES_MAX * PLAN_NODES_MAX];
 	bool trace_exits, trace_insns;
 	FILE *trace;
@@ -75,10 +76,8 @@ static int map_images(struct run *r)
 }
 
 /* --clock icount is not for KVM; otherwise it is taken where it is worth it. */
-static const struct engine_ops *pick_engine(const struct run *r)
+static const struct engine_ops *pick_engine(struct run *r)
 {
-	char why[WHY_BYTES] = "";
-
 	switch (r->o.engine) {
 	case ENGINE_KVM:
 		return &engine_kvm;
@@ -91,9 +90,8 @@ static const struct engine_ops *pick_engine(const struct run *r)
 	}
 	if ((enum clock_source)r->o.clock == CLOCK_ICOUNT)
 		return &engine_soft;
-	if (!engine_kvm.probe(&r->host, why, sizeof(why)))
+	if (!engine_kvm.probe(&r->host, r->why_not_kvm, sizeof(r->why_not_kvm)))
 		return &engine_kvm;
-	host_log(&r->host, LOG_INFO, "taking the software engine: %s", why);
 	return &engine_soft;
 }
 
@@ -269,6 +267,8 @@ static int create_machine(struct run *r)
 	memcpy(cfg.cpu_overrides, r->overrides, sizeof(r->overrides));
 	if (vmm_create(&r->host, &cfg, &r->vm, why, sizeof(why)))
 		return user_error("%s", why);
+	if (*r->why_not_kvm)
+		host_log(&r->host, LOG_INFO, "taking the software engine: %s", r->why_not_kvm);
 	return 0;
 }
 

@@ -21,6 +21,10 @@
 #define ADDRESS_SIZES 0x80000008u
 #define HYPERVISOR    0x40000001u
 
+#define TSC_RATE      0x15
+#define TSC_FREQUENCY 0x16
+#define TIMING        0x40000010u /* EAX: the TSC's kHz */
+
 enum reg { EAX, EBX, ECX, EDX };
 
 /*
@@ -149,6 +153,17 @@ static void identify(struct kvm_cpuid_entry2 *e, const struct kvm_cpuid2 *host)
 	}
 }
 
+/* The model's rate is that of the guest clock's ticks. */
+static void correct_rate(struct kvm_cpuid_entry2 *e, const struct kvm_cpu *c)
+{
+	if (c->ticks_are_tsc)
+		return;
+	if (e->function == TSC_RATE || e->function == TSC_FREQUENCY)
+		e->eax = e->ebx = e->ecx = 0; /* not told */
+	else if (e->function == TIMING)
+		e->eax = (uint32_t)c->tsc_khz;
+}
+
 static struct kvm_cpuid_entry2 *append(struct table *t, uint32_t leaf, uint32_t subleaf)
 {
 	struct kvm_cpuid_entry2 *e = &t->entry[t->head.nent++];
@@ -158,8 +173,9 @@ static struct kvm_cpuid_entry2 *append(struct table *t, uint32_t leaf, uint32_t 
 	return e;
 }
 
-static void add_model(struct table *t, const struct vcpu *v, const struct kvm_cpuid2 *host)
+static void add_model(struct table *t, const struct kvm_cpu *c, const struct kvm_cpuid2 *host)
 {
+	const struct vcpu *v = c->vcpu;
 	const struct cpuid_model *model = &v->vm->cpuid;
 
 	for (unsigned i = 0; i < model->nr_entries; i++) {
@@ -177,6 +193,7 @@ static void add_model(struct table *t, const struct vcpu *v, const struct kvm_cp
 		e->edx = r.edx;
 		identify(e, host);
 		filter(e, host);
+		correct_rate(e, c);
 	}
 }
 
@@ -236,7 +253,7 @@ int kvm_set_cpuid(struct kvm_cpu *c)
 
 	if (!t)
 		return -ENOMEM;
-	add_model(t, c->vcpu, host);
+	add_model(t, c, host);
 	if (host_is_amd(host))
 		add_amd(t, c->vcpu, host);
 	err = kvm_ioctl(c->fd, KVM_SET_CPUID2, t);

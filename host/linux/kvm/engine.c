@@ -135,11 +135,30 @@ static void do_mmio(struct kvm_cpu *c)
 	}
 }
 
+/* True once a machine for each MSR, as long as there is room. */
+static bool msr_is_news(struct kvm_machine *m, uint32_t msr)
+{
+	for (unsigned i = 0; i < KVM_UNKNOWN_MSRS; i++) {
+		uint64_t seen = 0, key = msr | BIT64(63);
+
+		if (atomic_compare_exchange_strong(&m->unknown_msr[i], &seen, key))
+			return true;
+		if (seen == key)
+			return false;
+	}
+	return false;
+}
+
 /* An MSR that the filter or the kernel does not know: #GP, as on the other engine. */
 static void refuse_msr(struct kvm_cpu *c)
 {
+	struct kvm_run *run = c->run;
+
 	stat_add(&c->vcpu->stats, STAT_UNKNOWN_MSRS, 1);
-	c->run->msr.error = 1;
+	if (msr_is_news(c->machine, run->msr.index))
+		vcpu_log(c->vcpu, LOG_INFO, "no MSR %#x (%s)", run->msr.index,
+			 run->exit_reason == KVM_EXIT_X86_RDMSR ? "read" : "written");
+	run->msr.error = 1;
 }
 
 /* --- exits --------------------------------------------------------------------------------- */

@@ -26,6 +26,7 @@
 #define KVM_ROUTES       48 /* the most interrupt pins a split irqchip reserves */
 #define KVM_DEBUG_POINTS 4  /* the processor's debug registers */
 #define KVM_EXIT_KINDS   48
+#define KVM_UNKNOWN_MSRS 32
 
 /* A level-triggered message whose end the kernel tells us; see machine.c. */
 struct kvm_route {
@@ -50,6 +51,8 @@ struct kvm_machine {
 
 	_Atomic uint64_t msr_missing; /* entries of the table in msr.c that are not to be had */
 	_Atomic bool extint;          /* the PIC's output */
+	/* MSRs already named in the log, 0 for a free slot; claimed by compare-and-swap. */
+	_Atomic uint64_t unknown_msr[KVM_UNKNOWN_MSRS];
 
 	pthread_mutex_t lock; /* the next three */
 	struct kvm_route route[KVM_ROUTES];
@@ -72,6 +75,8 @@ struct kvm_cpu {
 	struct kvm_lapic_state lapic_reset;
 	int64_t clock_base; /* for which the TSC offset was set */
 	bool clock_set;
+	uint64_t tsc_khz;
+	bool ticks_are_tsc;    /* the guest clock counts what the guest's TSC does */
 	uint64_t tsc_offset;   /* guest TSC = guest clock ticks + this, at the last set */
 	uint64_t tsc_deadline; /* to be set when the TSC is, while !clock_set */
 	uint32_t debug_epoch;

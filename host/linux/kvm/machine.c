@@ -350,11 +350,16 @@ static int tsc_offset_attr(struct kvm_cpu *c, unsigned long request, uint64_t *o
 	return kvm_ioctl(c->fd, request, &attr);
 }
 
-/* Kernels before 5.16 take a value, which a few microseconds make stale. */
+/*
+ * Where the host's ticks are not its TSC, the guest's TSC is KVM's own affair.
+ * Kernels before 5.16 take a value, which a few microseconds make stale.
+ */
 static void set_tsc(struct kvm_cpu *c, int64_t base)
 {
 	uint64_t offset = (uint64_t)base + c->tsc_offset;
 
+	if (!c->ticks_are_tsc)
+		return;
 	if (tsc_offset_attr(c, KVM_SET_DEVICE_ATTR, &offset))
 		kvm_set_msr(c, MSR_TSC, clock_ticks(&c->vcpu->vm->clock) + c->tsc_offset);
 }
@@ -367,6 +372,8 @@ void kvm_read_tsc(struct kvm_cpu *c)
 	if (!c->clock_set)
 		return;
 	kvm_get_msr(c, MSR_TSC_DEADLINE, &c->tsc_deadline);
+	if (!c->ticks_are_tsc)
+		return;
 	if (!tsc_offset_attr(c, KVM_GET_DEVICE_ATTR, &offset))
 		c->tsc_offset = offset - (uint64_t)c->clock_base;
 	else if (!kvm_get_msr(c, MSR_TSC, &tsc) && atomic_load(&c->vcpu->vm->clock.running))

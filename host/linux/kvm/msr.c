@@ -199,10 +199,12 @@ static const struct msr_range allowed[] = {
 	{ 0xc0000100, 0xc0000103 }, /* segment bases, TSC_AUX */
 	{ 0xc0010010, 0xc0010010 }, /* AMD: SYSCFG */
 	{ 0xc0010015, 0xc0010015 }, /* HWCR */
-	{ 0xc001001f, 0xc001001f }, /* northbridge configuration */
+	{ 0xc001001f, 0xc0010020 }, /* northbridge, microcode loader */
+	{ 0xc0010055, 0xc0010055 }, /* interrupt pending message */
+	{ 0xc0010058, 0xc0010058 }, /* MMIO configuration base */
 	{ 0xc001011f, 0xc001011f }, /* virtual speculation control */
-	{ 0xc0011020, 0xc0011020 }, /* load-store configuration */
-	{ 0xc0011029, 0xc0011029 }, /* decode configuration */
+	{ 0xc0011020, 0xc0011023 }, /* load-store, caches, bus unit */
+	{ 0xc0011029, 0xc001102a }, /* decode configuration */
 };
 
 /* A window of the MSR space that one filter range covers. */

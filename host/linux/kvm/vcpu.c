@@ -43,11 +43,29 @@ static int map_run(struct kvm_cpu *c)
 	return 0;
 }
 
+/* A tick counter other than the TSC has another rate, or the guest's TSC is scaled. */
+static int read_tsc_rate(struct kvm_cpu *c)
+{
+	uint64_t ticks = c->vcpu->vm->clock.khz;
+	int khz = kvm_ioctl_n(c->fd, KVM_GET_TSC_KHZ, 0);
+
+	if (khz <= 0)
+		return khz ? khz : -ENOTSUP;
+	c->tsc_khz = (uint64_t)khz;
+	c->ticks_are_tsc =
+		ticks < c->tsc_khz + c->tsc_khz / 100 && ticks > c->tsc_khz - c->tsc_khz / 100;
+	return 0;
+}
+
 static int set_up(struct kvm_cpu *c, const char **what)
 {
 	int err = map_run(c);
 
 	*what = "mapping of its page";
+	if (err)
+		return err;
+	*what = "KVM_GET_TSC_KHZ (KVM_CAP_GET_TSC_KHZ)";
+	err = read_tsc_rate(c);
 	if (err)
 		return err;
 	*what = "KVM_SET_CPUID2 (KVM_CAP_EXT_CPUID)";
