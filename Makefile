@@ -55,7 +55,7 @@ REPLAY_BIN := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$B/tests/fuzz/replay_%)
 INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
-.PHONY: all lib unit guests initrd kernel lab check-lab deps demo demo-run run check check-run check-long \
+.PHONY: all lib unit guests initrd kernel lab check-lab bench-vcpu-create deps demo demo-run run check check-run check-long \
 	boot-kernels bench format format-check tidy check-headers check-deps fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
@@ -191,6 +191,12 @@ lab: all unit guests kernel initrd ## build the NUMA lab: an emulated host with 
 	@tests/lab/make $B build/lab
 check-lab: lab ## the KVM engine in the lab; LAB=host: on this host
 	@B=$B MODE=$(MODE) tests/run $(if $(filter host,$(LAB)),labhost,lab)
+
+$B/bench/%: $B/bench/%.o $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+bench-vcpu-create: $B/bench/vcpu_create ## vCPUs ready under KVM, against a minimal program
+	@for n in 128 1024; do $B/bench/vcpu_create $$n || exit 1; done
 
 # --- what the sources must be -------------------------------------------------
 

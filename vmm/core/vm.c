@@ -128,7 +128,8 @@ void vm_park(struct vcpu *c)
 
 	lock_take(h, &vm->lock);
 	vm->nr_parked++;
-	announce(vm);
+	if (vm->nr_parked == vm->nr_threads)
+		announce(vm);
 	for (;;) {
 		uint32_t gen = atomic_load(&vm->park_gen);
 		bool last = vm->nr_parked == vm->nr_threads && !vm->carrying_out;
@@ -151,7 +152,6 @@ void vm_park(struct vcpu *c)
 		lock_take(h, &vm->lock);
 	}
 	vm->nr_parked--;
-	announce(vm);
 	lock_release(h, &vm->lock);
 }
 
@@ -187,7 +187,8 @@ void vm_vcpu_ready(struct vcpu *c, int err)
 	vm->nr_ready++;
 	if (err && !vm->start_err)
 		vm->start_err = err;
-	announce(vm);
+	if (vm->nr_ready == vm->nr_vcpus)
+		announce(vm); /* the last one: the others would wake the starter for nothing */
 	lock_release(&vm->host, &vm->lock);
 }
 

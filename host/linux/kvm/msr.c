@@ -8,8 +8,6 @@
 
 #include <errno.h>
 
-#define MSR_ARCH_CAPABILITIES 0x10a
-
 struct state_msr {
 	uint32_t msr;
 	size_t offset; /* of an uint64_t in struct cpu_state */
@@ -156,8 +154,6 @@ int kvm_set_msrs(struct kvm_cpu *c, const struct cpu_state *state)
 			return -EINVAL;
 		atomic_fetch_or(&c->machine->msr_missing, BIT64(stopped));
 	}
-	if (c->machine->arch_capabilities)
-		kvm_set_msr(c, MSR_ARCH_CAPABILITIES, c->machine->arch_capabilities);
 	return 0;
 }
 

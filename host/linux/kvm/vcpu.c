@@ -12,6 +12,8 @@
 /* Offsets in the local APIC's page; SDM vol. 3, table 11-1. */
 enum { APIC_SVR = 0xf0, APIC_LINT0 = 0x350, APIC_LINT1 = 0x360 };
 
+#define MSR_ARCH_CAPABILITIES 0x10a
+
 #define SVR_ENABLED 0x1ff
 #define LVT_EXTINT  0x700
 #define LVT_NMI     0x400
@@ -72,6 +74,8 @@ static int set_up(struct kvm_cpu *c, const char **what)
 	err = kvm_set_cpuid(c);
 	if (err)
 		return err;
+	if (c->machine->arch_capabilities)
+		kvm_set_msr(c, MSR_ARCH_CAPABILITIES, c->machine->arch_capabilities);
 	*what = "KVM_GET_LAPIC (KVM_CAP_SPLIT_IRQCHIP)";
 	return save_lapic(c);
 }
