@@ -94,6 +94,12 @@ function range()
 	return rounds > 1 && middle ? sprintf("%s-%s", text(low), text(high)) : ""
 }
 
+# What is not there is a bar of no height: the axis starts at 0.5.
+function bar(v)
+{
+	return v > 0.5 ? v : 0.5
+}
+
 # A geometric mean is the sum of logarithms and their count.
 function mean_add(group, v)
 {
@@ -125,13 +131,13 @@ function row(name,    tcg, native, soft, slow, line, lead)
 	slow["soft"] = slow["tcg"] = slow["interp"] = 0
 	slow["soft"] = figure("soft", name, "native") ? middle : 0
 	line = line sprintf(" %8s %-13s", text(middle), range())
-	plot = plot sprintf(" %s %s %s", middle ? middle : "nan", low ? low : "nan", high ? high : "nan")
+	plot = plot sprintf(" %s %s %s", bar(middle), bar(low), bar(high))
 	slow["tcg"] = figure(tcg, name, "native") ? middle : 0
 	line = line sprintf(" %8s %-13s", text(middle), range())
-	plot = plot sprintf(" %s %s %s", middle ? middle : "nan", low ? low : "nan", high ? high : "nan")
+	plot = plot sprintf(" %s %s %s", bar(middle), bar(low), bar(high))
 	slow["interp"] = figure("interp", name, "native") ? middle : 0
 	line = line sprintf(" %8s", text(middle))
-	plot = plot sprintf(" %s %s %s", middle ? middle : "nan", low ? low : "nan", high ? high : "nan")
+	plot = plot sprintf(" %s %s %s", bar(middle), bar(low), bar(high))
 	lead = figure(tcg, name, "soft") ? middle : 0
 	line = line sprintf(" %8s %-13s", text(lead), range())
 	print line (variant["native " name] ~ /^[a-z]/ ? " " variant["native " name] "/" \
