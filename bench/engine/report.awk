@@ -250,7 +250,7 @@ function goals(    f, tcg)
 
 function mean_row(label, group)
 {
-	printf "%-44s %8s %8s %8s %8s\n", "  " label ": " terms["native/tcg" group] + 0, \
+	printf "%-44s %8s %8s %8s %8s\n", "  " label ": " (terms["native/tcg" group] ? terms["native/tcg" group] : terms["native/soft" group] + 0), \
 		text(mean("native/soft" group)), text(mean("native/tcg" group)), \
 		group ? "" : text(mean("native/interp")), text(mean("tcg/soft" group))
 }
