@@ -57,7 +57,7 @@ INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
 .PHONY: all lib unit guests initrd kernel deps demo demo-run run check check-run check-long \
-	boot-kernels bench format format-check tidy check-headers check-deps fuzz fuzz-run \
+	boot-kernels bench bench-placement format format-check tidy check-headers check-deps fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
 .PRECIOUS: $B/%.o $G/64/%.o $G/32/%.o build/tests/initrd/%
@@ -188,6 +188,12 @@ boot-kernels: all initrd ## boot the other kernels of the distribution
 bench: all guests kernel initrd ## the figures of this machine
 	@B=$B bench/run
 
+$B/bench/placement: $B/bench/placement.o $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+bench-placement: $B/bench/placement ## the planner's cost beside that of other ways
+	@$B/bench/placement
+
 # --- what the sources must be -------------------------------------------------
 
 C_ALL	= $(sort $(shell find $(wildcard vmm host tools bench tests) -name "*.[ch]"))
@@ -252,4 +258,5 @@ clean: ## remove build/
 	rm -rf build
 
 -include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
+-include $B/bench/placement.d
 -include $(FUZZ_BIN:=.d) $(wildcard $G/*/*.d $G/*/rt/*.d)
