@@ -57,7 +57,7 @@ INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
 .PHONY: all lib unit guests initrd kernel lab check-lab bench-vcpu-create deps demo demo-run run \
-	check check-run check-long boot-kernels bench bench-engine format format-check tidy \
+	check check-run check-long boot-kernels bench bench-engine bench-placement format format-check tidy \
 	check-headers check-deps fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
@@ -218,6 +218,8 @@ $B/bench/%: $B/bench/%.o $B/libalcazar.a
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 bench-vcpu-create: $B/bench/vcpu_create ## vCPUs ready under KVM, against a minimal program
 	@for n in 128 1024; do $B/bench/vcpu_create $$n || exit 1; done
+bench-placement: $B/bench/placement ## the planner's cost beside that of other ways
+	@$B/bench/placement
 
 # --- what the sources must be -------------------------------------------------
 
@@ -283,4 +285,5 @@ clean: ## remove build/
 	rm -rf build
 
 -include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
+-include $B/bench/placement.d
 -include $(FUZZ_BIN:=.d) $(wildcard $G/*/*.d $G/*/rt/*.d)
