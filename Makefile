@@ -57,7 +57,7 @@ INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
 .PHONY: all lib unit guests initrd kernel deps demo demo-run run check check-run check-long \
-	boot-kernels bench format format-check tidy check-headers check-deps fuzz fuzz-run \
+	boot-kernels lockstep bench format format-check tidy check-headers check-deps fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
 .PRECIOUS: $B/%.o $G/64/%.o $G/32/%.o build/tests/initrd/%
@@ -178,7 +178,7 @@ run: all kernel initrd ## boot the stock kernel; ARGS="..." adds flags
 check: ## everything a change must pass; ends with "N passed, N failed"
 	@tools/install-deps
 	@$(MAKE) --no-print-directory check-run
-check-run: all unit guests initrd kernel
+check-run: all unit guests initrd kernel $B/tests/lockstep/boot
 	@B=$B MODE=$(MODE) CC="$(CC)" tests/run $(TESTS)
 
 check-long: ## what takes too long for every change
@@ -188,6 +188,10 @@ check-long: ## what takes too long for every change
 
 boot-kernels: all initrd ## boot the other kernels of the distribution
 	@B=$B MODE=$(MODE) tests/run kernels
+
+lockstep: $B/tests/lockstep/boot kernel initrd ## a whole boot by both executors, compared
+	$< build/guest/vmlinuz build/guest/initrd --slice 2000
+	$< build/guest/vmlinuz build/guest/initrd --slice 2000 --loose
 
 bench: all guests kernel initrd ## the figures of this machine
 	@B=$B bench/run
