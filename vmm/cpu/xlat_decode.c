@@ -210,14 +210,44 @@ static enum kind stack_kind(struct insn *n)
 	return K_PUSH;
 }
 
+<<<<<<< HEAD
 /*
- * Rotating by a constant leaves an OF that is undefined, and processors define it
- * otherwise than for the form with CL, which the interpreter uses.
+ * Undefined flags that processors define otherwise than the interpreter does: OF of
+ * rotations by a constant, which it makes rotations by CL; those of divisions.
  */
 static bool has_own_flags(const struct insn *n)
 {
+	if (n->z.mnemonic == ZYDIS_MNEMONIC_DIV || n->z.mnemonic == ZYDIS_MNEMONIC_IDIV)
+		return true;
 	return n->z.meta.category == ZYDIS_CATEGORY_ROTATE &&
 	       n->operand[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && n->operand[1].imm.value.u != 1;
+=======
+/* System instructions that are a few moves, once the privilege is checked. */
+static enum kind system_kind(const struct insn *n)
+{
+	const ZydisDecodedOperand *p = n->operand;
+
+	switch (n->z.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		return K_PUSHF;
+	case ZYDIS_MNEMONIC_CLI:
+		return K_CLI;
+	case ZYDIS_MNEMONIC_STI:
+		return K_STI;
+	case ZYDIS_MNEMONIC_SWAPGS:
+		return K_SWAPGS;
+	case ZYDIS_MNEMONIC_MOV:
+		return p[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+				       decode_gpr(p[0].reg.value) != OP_NO_REG &&
+				       ZydisRegisterGetClass(p[1].reg.value) ==
+					       ZYDIS_REGCLASS_SEGMENT &&
+				       n->z.operand_width >= 32
+			       ? K_SREG
+			       : K_INTERP;
+	default:
+		return K_INTERP;
+	}
+>>>>>>> xlat
 }
 
 static enum kind classify(struct cpu *c, struct insn *n)
@@ -227,10 +257,16 @@ static enum kind classify(struct cpu *c, struct insn *n)
 
 	n->mem = -1;
 	n->vec = false;
+<<<<<<< HEAD
 	if (c->vm->cfg.exact_flags && has_own_flags(n))
 		return K_INTERP;
 	if (!decode_has_isa(c, z->meta.isa_set) || sys_decode(z, n->operand, &o))
+=======
+	if (!decode_has_isa(c, z->meta.isa_set))
+>>>>>>> xlat
 		return K_INTERP;
+	if (sys_decode(z, n->operand, &o))
+		return system_kind(n);
 	switch (z->mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_POP:
@@ -276,6 +312,18 @@ static enum kind classify(struct cpu *c, struct insn *n)
 	return z->attributes & ZYDIS_ATTRIB_HAS_MODRM ? K_PLAIN : K_OPREG;
 }
 
+static void mend_base(struct insn *n)
+{
+	for (unsigned i = 0; i < n->z.operand_count; i++) {
+		ZydisDecodedOperand *p = &n->operand[i];
+
+		if (p->type != ZYDIS_OPERAND_TYPE_MEMORY || !decode_no_base(&n->z, p))
+			continue;
+		p->mem.base = ZYDIS_REGISTER_NONE;
+		p->mem.disp.value = n->z.raw.disp.value;
+	}
+}
+
 /* The next instruction; false: it is not to be part of this block. */
 static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 {
@@ -293,6 +341,7 @@ static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->x->decoder.zydis, n->bytes, bytes, &n->z,
 						 n->operand)))
 		return false;
+	mend_base(n);
 	n->kind = classify(g->c, n);
 	if (n->kind == K_INTERP)
 		return false;
@@ -314,6 +363,10 @@ static unsigned decode_insns(struct gen *g, uint64_t page_gpa)
 		if (xlat_ends_block(n->kind))
 			break;
 	}
+	/* Its shadow: nothing may come between STI and what follows, a HLT perhaps. */
+	if (off == PAGE_SIZE || g->nr_insns == XBLOCK_INSNS)
+		while (g->nr_insns && g->insn[g->nr_insns - 1].kind == K_STI)
+			off = g->insn[--g->nr_insns].off;
 	return off;
 }
 
@@ -477,6 +530,7 @@ static void note_insn(struct groups *s, struct insn *n)
 		note_operand(s, n);
 	switch (n->kind) {
 	case K_PUSH:
+	case K_PUSHF:
 	case K_CALL:
 		note_stack(s, n, RSP, -8, true);
 		s->delta[RSP] -= 8;
