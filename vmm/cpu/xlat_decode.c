@@ -210,7 +210,6 @@ static enum kind stack_kind(struct insn *n)
 	return K_PUSH;
 }
 
-<<<<<<< HEAD
 /*
  * Undefined flags that processors define otherwise than the interpreter does: OF of
  * rotations by a constant, which it makes rotations by CL; those of divisions.
@@ -221,7 +220,8 @@ static bool has_own_flags(const struct insn *n)
 		return true;
 	return n->z.meta.category == ZYDIS_CATEGORY_ROTATE &&
 	       n->operand[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && n->operand[1].imm.value.u != 1;
-=======
+}
+
 /* System instructions that are a few moves, once the privilege is checked. */
 static enum kind system_kind(const struct insn *n)
 {
@@ -247,7 +247,6 @@ static enum kind system_kind(const struct insn *n)
 	default:
 		return K_INTERP;
 	}
->>>>>>> xlat
 }
 
 static enum kind classify(struct cpu *c, struct insn *n)
@@ -257,13 +256,7 @@ static enum kind classify(struct cpu *c, struct insn *n)
 
 	n->mem = -1;
 	n->vec = false;
-<<<<<<< HEAD
-	if (c->vm->cfg.exact_flags && has_own_flags(n))
-		return K_INTERP;
-	if (!decode_has_isa(c, z->meta.isa_set) || sys_decode(z, n->operand, &o))
-=======
-	if (!decode_has_isa(c, z->meta.isa_set))
->>>>>>> xlat
+	if (!decode_has_isa(c, z->meta.isa_set) || (c->vm->cfg.exact_flags && has_own_flags(n)))
 		return K_INTERP;
 	if (sys_decode(z, n->operand, &o))
 		return system_kind(n);
