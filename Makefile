@@ -101,6 +101,14 @@ $B/tests/unit/test_cmd_%: $B/tests/unit/test_cmd_%.o $(filter-out %/main.o,$(CMD
 		$B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+# It has the machine of the unit tests.
+$B/tests/fuzz/replay_code: $B/tests/fuzz/fuzz_code.o $B/tests/fuzz/replay.o \
+		$B/tests/unit/flat.o $B/libsim.a $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$B/tests/fuzz/fuzz_code: $B/tests/fuzz/fuzz_code.o $B/tests/unit/flat.o $B/libsim.a $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 $B/tests/fuzz/replay_%: $B/tests/fuzz/fuzz_%.o $B/tests/fuzz/replay.o $B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
