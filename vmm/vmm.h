@@ -50,6 +50,7 @@ struct vmm_config {
 	void (*debug_stop)(void *arg, unsigned vcpu, uint64_t detail);
 	/* --trace insn: one line an instruction. May be NULL. */
 	void (*trace)(void *arg, const char *line);
+	bool count_insns; /* the translator keeps STAT_INSNS exact, at a small cost */
 	bool trace_exits, trace_insns;
 	void *arg;
 };

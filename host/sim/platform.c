@@ -80,9 +80,10 @@ struct platform *platform_create(const struct platform_config *cfg)
 {
 	static const struct platform_config defaults;
 	struct platform *p = calloc(1, sizeof(*p));
-	struct vm *vm = calloc(1, sizeof(*vm));
+	struct vm *vm = aligned_alloc(_Alignof(struct vm), sizeof(*vm));
 
 	must(!p || !vm, "no memory");
+	memset(vm, 0, sizeof(*vm));
 	if (!cfg)
 		cfg = &defaults;
 	p->host = cfg->host ? *cfg->host : sim_create(&cfg->sim);

@@ -835,8 +835,9 @@ static void random_choice(struct choice *k, const struct form *f)
 
 		k->segment = segment[random_below(ARRAY_SIZE(segment))];
 	}
-	if (k->index == RSP)
-		k->index = RCX;
+	/* Of one register as base and index only multiples could be aimed at. */
+	if (k->index == RSP || k->index == k->base)
+		k->index = k->base == RCX ? RDX : RCX;
 }
 
 static bool same_form(const struct form *f, const struct decoded *d)
@@ -1002,7 +1003,8 @@ static void tame_counts(struct diff_case *t, const struct decoded *d)
 	case ZYDIS_MNEMONIC_BTC:
 	case ZYDIS_MNEMONIC_BTR:
 	case ZYDIS_MNEMONIC_BTS:
-		if (d->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER && !one_in(8))
+		if (d->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    (d->insn.address_width == 32 || !one_in(8)))
 			t->in.gpr[ZydisRegisterGetId(d->op[1].reg.value)] &= 0x7ff;
 		break;
 	default:
@@ -1029,7 +1031,7 @@ void case_make(struct diff_case *t, const struct form *f, uint64_t rip)
 		else if (k.mode == ADDR_RIP)
 			k.disp = 0;
 		if (k.mode == ADDR_BASE32)
-			k.disp ^= (int32_t)random_below(2) << 31;
+			k.disp ^= one_in(2) ? INT32_MIN : 0;
 	} while (!choose(&g, &k, &w, &d));
 	if (d.insn.raw.disp.size == 32 && is_absolute(&k))
 		fixed = (uint32_t)k.disp;
@@ -1037,9 +1039,9 @@ void case_make(struct diff_case *t, const struct form *f, uint64_t rip)
 		fixed = random_target(16);
 		store_u32(w.buf + d.insn.raw.disp.offset, (uint32_t)(fixed - rip - d.insn.length));
 	}
-	if (d.insn.raw.disp.size == 64) { /* MOV with an absolute address */
-		fixed = random_target(16);
-		store_u64(w.buf + d.insn.raw.disp.offset, fixed);
+	if (d.insn.raw.disp.size && !(d.insn.attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
+		fixed = random_target(16); /* MOV with an absolute address */
+		memcpy(w.buf + d.insn.raw.disp.offset, &fixed, d.insn.raw.disp.size / 8);
 	}
 	tame_branch(&w, &d);
 	decode(&w, &d);

@@ -110,12 +110,11 @@ static void make_tables(void)
 
 static bool make_vm(const struct host *host)
 {
-	struct vm *vm = calloc(1, sizeof(*vm));
-	struct vcpu *c = aligned_alloc(CACHELINE, ALIGN_UP(sizeof(*c), (size_t)CACHELINE));
+	struct vm *vm = host->ops->alloc(host->ctx, sizeof(*vm), HOST_NODE_ANY);
+	struct vcpu *c = host->ops->alloc(host->ctx, sizeof(*c), HOST_NODE_ANY);
 
 	if (!vm || !c)
 		return false;
-	memset(c, 0, sizeof(*c));
 	vm->host = *host;
 	vm->engine = &engine_interp;
 	vm->vcpu = guest.vcpus;
@@ -147,13 +146,13 @@ bool guest_start(const struct host *host)
 
 void guest_stop(void)
 {
-	const struct host *h = &guest.vm->host;
+	const struct host h = guest.vm->host;
 
 	guest.vm->engine->vcpu_destroy(guest.vcpu);
 	guest.vm->engine->destroy(guest.vm);
-	h->ops->mem_unmap(h->ctx, &guest.ram);
-	free(guest.vcpu);
-	free(guest.vm);
+	h.ops->mem_unmap(h.ctx, &guest.ram);
+	h.ops->free(h.ctx, guest.vcpu, sizeof(*guest.vcpu));
+	h.ops->free(h.ctx, guest.vm, sizeof(*guest.vm));
 }
 
 /* --- a case ------------------------------------------------------------------------------ */

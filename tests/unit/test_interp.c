@@ -8,6 +8,8 @@
 #include "flat.h"
 #include "host/sim/sim.h"
 
+#include <errno.h>
+
 static struct host host;
 static struct flat *f;
 
@@ -613,26 +615,67 @@ static void test_icount_tsc(void **state)
 	assert_int_equal(flat_reg(f, RAX), 3);
 }
 
+/* --- no memory
+ * ------------------------------------------------------------------------------------ */
+
+/* Whatever cannot be had, the error says so and nothing stays behind. */
+static void test_no_memory(void **state)
+{
+	uint64_t used;
+	unsigned n;
+
+	f->vm->engine->vcpu_destroy(f->vcpu);
+	used = sim_node_used(&host, 0);
+	for (n = 1;; n++) {
+		int err;
+
+		sim_fail(&host, SIM_FAIL_ALLOC, n);
+		err = f->vm->engine->vcpu_create(f->vcpu);
+		sim_fail(&host, SIM_FAIL_ALLOC, 0);
+		if (!err)
+			break;
+		assert_int_equal(err, -ENOMEM);
+		assert_null(f->vcpu->engine_data);
+		assert_int_equal(sim_node_used(&host, 0), used);
+	}
+	assert_in_range(n, 6, 20);
+}
+
 #define TEST(fn)        cmocka_unit_test_setup_teardown(fn, setup, teardown)
 #define TEST_ICOUNT(fn) cmocka_unit_test_setup_teardown(fn, setup_icount, teardown)
 
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		TEST(test_loop),           TEST(test_widths),
-		TEST(test_carry),          TEST(test_divide),
-		TEST(test_rep_bsf),        TEST(test_stack),
-		TEST(test_pusha),          TEST(test_stack16),
-		TEST(test_movs),           TEST(test_compare_strings),
-		TEST(test_rep_fault),      TEST(test_rmw_fault),
-		TEST(test_rmw_cross),      TEST(test_cx16),
-		TEST(test_bit_string),     TEST(test_canonical),
-		TEST(test_undefined),      TEST(test_crossing),
-		TEST(test_crossing_fault), TEST(test_segment_limit),
-		TEST(test_ip_wrap),        TEST(test_bcd),
-		TEST(test_bound),          TEST(test_loop16),
-		TEST(test_self_modifying), TEST(test_cache_full),
-		TEST_ICOUNT(test_icount),  TEST_ICOUNT(test_icount_tsc),
+		TEST(test_loop),
+		TEST(test_widths),
+		TEST(test_carry),
+		TEST(test_divide),
+		TEST(test_rep_bsf),
+		TEST(test_stack),
+		TEST(test_pusha),
+		TEST(test_stack16),
+		TEST(test_movs),
+		TEST(test_compare_strings),
+		TEST(test_rep_fault),
+		TEST(test_rmw_fault),
+		TEST(test_rmw_cross),
+		TEST(test_cx16),
+		TEST(test_bit_string),
+		TEST(test_canonical),
+		TEST(test_undefined),
+		TEST(test_crossing),
+		TEST(test_crossing_fault),
+		TEST(test_segment_limit),
+		TEST(test_ip_wrap),
+		TEST(test_bcd),
+		TEST(test_bound),
+		TEST(test_loop16),
+		TEST(test_self_modifying),
+		TEST(test_cache_full),
+		TEST(test_no_memory),
+		TEST_ICOUNT(test_icount),
+		TEST_ICOUNT(test_icount_tsc),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

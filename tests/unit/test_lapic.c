@@ -659,10 +659,12 @@ static void test_msi_extended_destination(void **state)
 /* A thousand vCPUs do not make a look-up longer; one beyond 255 is reached. */
 static void test_many_vcpus(void **state)
 {
-	struct vcpu *v = calloc(1024, sizeof(*v)), *p[1024];
-	struct vm *vm = calloc(1, sizeof(*vm));
+	struct vcpu *v = aligned_alloc(CACHELINE, 1024 * sizeof(*v)), *p[1024];
+	struct vm *vm = aligned_alloc(CACHELINE, sizeof(*vm));
 	struct soft_vm sv = { .codemap = NULL };
 
+	memset(v, 0, 1024 * sizeof(*v));
+	memset(vm, 0, sizeof(*vm));
 	for (unsigned i = 0; i < 1024; i++) {
 		v[i].apic_id = i * 2;
 		v[i].vm = vm;

@@ -153,7 +153,7 @@ static void name_unknown(struct cpu *c, const uint8_t *bytes)
 	if (k->nr_named == NAMED_MAX)
 		return;
 	k->named[k->nr_named++] = first;
-	vcpu_log(c->vcpu, LOG_DEBUG, "no such instruction: %02x %02x %02x %02x at %#llx", bytes[0],
+	vcpu_log(c->vcpu, LOG_INFO, "no such instruction: %02x %02x %02x %02x at %#llx", bytes[0],
 		 bytes[1], bytes[2], bytes[3], (unsigned long long)c->s.rip);
 }
 
@@ -162,14 +162,10 @@ static enum decode_result decode_at(struct cpu *c, struct op *o, const uint8_t *
 {
 	struct block_cache *k = c->blocks;
 	struct decoding *d = &k->decoding;
-	enum decode_result r;
 
 	d->cpu = c;
 	d->op = o;
-	r = decode_insn(d, &k->decoder[decode_key_of(c)], bytes, n, off);
-	if (r == DECODE_BAD)
-		name_unknown(c, bytes);
-	return r;
+	return decode_insn(d, &k->decoder[decode_key_of(c)], bytes, n, off);
 }
 
 static struct op end_at(unsigned off)
@@ -204,7 +200,9 @@ static struct block *build_crossing(struct cpu *c, const struct block *head, uin
 	copy_code(bytes, b.hva, first);
 	copy_code(bytes + first, b.second_hva, rest);
 
-	decode_at(c, c->blocks->building, bytes, INSN_BYTES_MAX, (unsigned)(gva & ~PAGE_MASK));
+	if (decode_at(c, c->blocks->building, bytes, INSN_BYTES_MAX,
+		      (unsigned)(gva & ~PAGE_MASK)) == DECODE_BAD)
+		name_unknown(c, bytes);
 	b.nr_ops = 1;
 	b.bytes = c->blocks->building[0].len;
 	if (!c->blocks->decoding.ends_block)
@@ -232,6 +230,8 @@ static bool build_one(struct cpu *c, struct block *b, uint64_t page_gpa, bool *e
 	r = decode_at(c, o, bytes, n, off);
 	if (r == DECODE_SHORT || (r != DECODE_OK && b->nr_ops))
 		return false;
+	if (r == DECODE_BAD)
+		name_unknown(c, bytes);
 	b->nr_ops++;
 	b->bytes = (uint16_t)(b->bytes + o->len);
 	*ended = c->blocks->decoding.ends_block;

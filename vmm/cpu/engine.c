@@ -391,12 +391,11 @@ static int interp_vcpu_create(struct vcpu *v)
 	return err;
 }
 
-/* CLOCK_ICOUNT stops at exact instructions, which is the interpreter's business. */
 static int soft_vcpu_create(struct vcpu *v)
 {
 	int err = interp_vcpu_create(v);
 
-	if (err || v->vm->clock.source == CLOCK_ICOUNT)
+	if (err)
 		return err;
 	err = xlat_create(cpu_of(v), v->host_node);
 	if (err)
@@ -467,46 +466,16 @@ static void interp_code_changed(struct vm *vm, uint64_t gpa, uint64_t bytes)
 	codemap_written(soft_of(vm)->codemap, NULL, gpa, bytes);
 }
 
-const struct engine_ops engine_interp = {
-	.name = "interp",
-	.probe = interp_probe,
-	.create = soft_vm_create,
-	.destroy = soft_vm_destroy,
-	.vcpu_create = interp_vcpu_create,
-	.vcpu_destroy = interp_vcpu_destroy,
-	.run = interp_run,
-	.kick = interp_kick,
-	.has_work = interp_has_work,
-	.msi = ipi_msi,
-	.extint = ipi_extint,
-	.nmi = ipi_nmi,
-	.get_state = interp_get_state,
-	.set_state = interp_set_state,
-	.reset = interp_reset,
-	.translate = interp_translate,
-	.debug_point = debug_point,
-	.single_step = debug_single_step,
-	.code_changed = interp_code_changed,
-};
+#define ENGINE(engine_name, create_vcpu)                                                           \
+	{                                                                                          \
+		.name = engine_name, .probe = interp_probe, .create = soft_vm_create,              \
+		.destroy = soft_vm_destroy, .vcpu_create = create_vcpu,                            \
+		.vcpu_destroy = interp_vcpu_destroy, .run = interp_run, .kick = interp_kick,       \
+		.has_work = interp_has_work, .msi = ipi_msi, .extint = ipi_extint, .nmi = ipi_nmi, \
+		.get_state = interp_get_state, .set_state = interp_set_state,                      \
+		.reset = interp_reset, .translate = interp_translate, .debug_point = debug_point,  \
+		.single_step = debug_single_step, .code_changed = interp_code_changed,             \
+	}
 
-const struct engine_ops engine_soft = {
-	.name = "soft",
-	.probe = interp_probe,
-	.create = soft_vm_create,
-	.destroy = soft_vm_destroy,
-	.vcpu_create = soft_vcpu_create,
-	.vcpu_destroy = interp_vcpu_destroy,
-	.run = interp_run,
-	.kick = interp_kick,
-	.has_work = interp_has_work,
-	.msi = ipi_msi,
-	.extint = ipi_extint,
-	.nmi = ipi_nmi,
-	.get_state = interp_get_state,
-	.set_state = interp_set_state,
-	.reset = interp_reset,
-	.translate = interp_translate,
-	.debug_point = debug_point,
-	.single_step = debug_single_step,
-	.code_changed = interp_code_changed,
-};
+const struct engine_ops engine_interp = ENGINE("interp", interp_vcpu_create);
+const struct engine_ops engine_soft = ENGINE("soft", soft_vcpu_create);

@@ -389,16 +389,15 @@ static void alarm_arm(struct cpu *c)
 {
 	struct lapic *l = c->lapic;
 	const struct host *h = &c->vm->host;
+	bool icount = c->vm->clock.source == CLOCK_ICOUNT;
 	uint64_t host_ns;
 
 	if (l->deadline_ns == HOST_FOREVER)
 		return;
-	if (c->vm->clock.source == CLOCK_ICOUNT) {
+	host_ns = icount ? 0 : clock_host_deadline(&c->vm->clock, l->deadline_ns);
+	if (!host_ns) { /* due, or for the run loop to plan */
 		atomic_store_explicit(&c->vcpu->attention, 1, memory_order_relaxed);
-		return;
-	}
-	host_ns = clock_host_deadline(&c->vm->clock, l->deadline_ns);
-	if (host_ns < l->alarm_ns) {
+	} else if (host_ns < l->alarm_ns) {
 		l->alarm_ns = host_ns;
 		h->ops->thread_alarm(h->ctx, host_ns);
 	}

@@ -117,8 +117,8 @@ void pv_clock_update(struct cpu *c)
 		return;
 	clock_scale(&c->vm->clock, &mul, &shift);
 	version_begin(p + CLOCK_VERSION);
-	gmem_store_u64(p + CLOCK_TSC, c->s.tsc_offset);
-	gmem_store_u64(p + CLOCK_NS, 0);
+	guest_store_u64(p + CLOCK_TSC, c->s.tsc_offset); /* the page is aligned to 4 alone */
+	guest_store_u64(p + CLOCK_NS, 0);
 	gmem_store_u32(p + CLOCK_MUL, mul);
 	gmem_store_u8(p + CLOCK_SHIFT, (uint8_t)shift);
 	gmem_store_u8(p + CLOCK_FLAGS, CLOCK_TSC_STABLE);

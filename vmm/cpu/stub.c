@@ -22,6 +22,7 @@
 #include "cpu/stub.h"
 #include "cpu/xlat.h"
 
+#include "cpu/stub_mask.h"
 #include "cpu/stub_run.h"
 #include "cpu/x86enc.h"
 #include "cpu/xstate.h"
@@ -200,6 +201,31 @@ static bool touches_flags(const ZydisDecodedInstruction *insn)
 	       ((f->tested | f->modified | f->set_0 | f->set_1 | f->undefined) & RFLAGS_ARITH);
 }
 
+/* Those that Zydis has no class for, and those that heed DAZ alone. */
+static bool uses_mxcsr_besides(ZydisMnemonic mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_CVTPI2PD:
+	case ZYDIS_MNEMONIC_CVTPI2PS:
+	case ZYDIS_MNEMONIC_VCVTPS2PH:
+	case ZYDIS_MNEMONIC_VFPCLASSPD:
+	case ZYDIS_MNEMONIC_VFPCLASSPS:
+	case ZYDIS_MNEMONIC_VFPCLASSSD:
+	case ZYDIS_MNEMONIC_VFPCLASSSS:
+	case ZYDIS_MNEMONIC_VRCP14PD:
+	case ZYDIS_MNEMONIC_VRCP14PS:
+	case ZYDIS_MNEMONIC_VRCP14SD:
+	case ZYDIS_MNEMONIC_VRCP14SS:
+	case ZYDIS_MNEMONIC_VRSQRT14PD:
+	case ZYDIS_MNEMONIC_VRSQRT14PS:
+	case ZYDIS_MNEMONIC_VRSQRT14SD:
+	case ZYDIS_MNEMONIC_VRSQRT14SS:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* The classes of SDM vol. 2, 2.4 and 2.8, that can raise SIMD exceptions. */
 static bool uses_mxcsr(const ZydisDecodedInstruction *insn)
 {
@@ -217,9 +243,7 @@ static bool uses_mxcsr(const ZydisDecodedInstruction *insn)
 	case ZYDIS_EXCEPTION_CLASS_E11NF:
 		return true;
 	default:
-		return insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD ||
-		       insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS ||
-		       insn->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH;
+		return uses_mxcsr_besides(insn->mnemonic);
 	}
 }
 
@@ -798,8 +822,10 @@ static uint64_t recipe_traits(const struct recipe *p)
 {
 	uint64_t t = 0;
 
-	if (p->mem)
+	if (p->mem) {
 		t |= recipe_align(p) - 1;
+		t |= (uint64_t)stub_mask_traits(p->insn, p->operands, p->mem) << 32;
+	}
 	if (!p->fx)
 		return t;
 	t |= x87_traits(p->insn->mnemonic);

@@ -8,6 +8,7 @@
 #include "cpu/stub_run.h"
 
 #include "cpu/interp.h"
+#include "cpu/stub_mask.h"
 #include "cpu/xstate.h"
 
 #define BOUNCE_BYTES 128 /* the widest operand: 108, of FNSAVE */
@@ -165,12 +166,18 @@ static inline void run_reg(struct cpu *c, const struct op *o, enum stub_gate kin
 	OP_NEXT(c, o);
 }
 
+/* In 64-bit mode, where segment bases are aligned well enough, by the offset. */
+static bool misaligned(const struct cpu *c, const struct op *o)
+{
+	return c->mode == MODE_64 && (op_ea(c, o) & o->imm & STUB_ALIGN);
+}
+
 /* The linear address of a wide operand, aligned as it must be. */
 static bool operand_linear(struct cpu *c, const struct op *o, enum mmu_access access, uint64_t *gva)
 {
 	if (!op_linear(c, o, o->size, access, gva)) {
 		/* Being misaligned is #GP before not being canonical is #SS. */
-		if (c->mode == MODE_64 && (op_ea(c, o) & o->imm & STUB_ALIGN))
+		if (misaligned(c, o))
 			c->fault.vector = EXC_GP;
 		return false;
 	}
@@ -193,6 +200,35 @@ static bool operand_linear(struct cpu *c, const struct op *o, enum mmu_access ac
 			: (void *)0;                                                               \
 	})
 
+/* Into @bounce what cannot be accessed in place. */
+static bool load_bounced(struct cpu *c, const struct op *o, uint64_t gva, uint8_t *bounce)
+{
+	if (!stub_is_masked(o))
+		return stub_read(c, gva, bounce, o->size);
+	memset(bounce, 0, o->size);
+	return stub_mask_load(c, o, bounce);
+}
+
+/* The operand in place, or NULL: by way of a buffer. False: a fault. */
+static bool operand_in_place(struct cpu *c, const struct op *o, enum mmu_access access,
+			     uint64_t *gva, void **mem)
+{
+	const struct cpu_fault none = { 0 };
+
+	*mem = NULL;
+	if (operand_linear(c, o, access, gva)) {
+		*mem = access == MMU_WRITE ? OPERAND_PTR(c, o, *gva, write)
+					   : OPERAND_PTR(c, o, *gva, read);
+		return true;
+	}
+	/* The address of a masked operand matters only where an element is selected. */
+	if (!stub_is_masked(o) ||
+	    (c->fault.vector == EXC_GP && misaligned(c, o) && stub_mask_any(c, o)))
+		return false;
+	c->fault = none;
+	return true;
+}
+
 /*
  * Any segment, any memory: false when something was raised and reported. These
  * need a stack frame, the handlers none.
@@ -200,22 +236,15 @@ static bool operand_linear(struct cpu *c, const struct op *o, enum mmu_access ac
 static COLD bool load_slow(struct cpu *c, const struct op *o, enum stub_gate kind)
 {
 	uint8_t bounce[BOUNCE_BYTES] __attribute__((aligned(64)));
+	uint64_t gva = 0;
 	void *mem;
-	uint64_t gva;
 
-	if (!operand_linear(c, o, MMU_READ, &gva)) {
+	if (!operand_in_place(c, o, MMU_READ, &gva, &mem) ||
+	    (!mem && !load_bounced(c, o, gva, bounce))) {
 		op_fault(c, o);
 		return false;
 	}
-	mem = OPERAND_PTR(c, o, gva, read);
-	if (!mem) {
-		if (!stub_read(c, gva, bounce, o->size)) {
-			op_fault(c, o);
-			return false;
-		}
-		mem = bounce;
-	}
-	if (run(c, o, kind, mem))
+	if (run(c, o, kind, mem ? mem : bounce))
 		return true;
 	simd_exception(c, o);
 	return false;
@@ -234,16 +263,27 @@ static bool x87_withheld(struct cpu *c, const struct op *o)
 	       (fx->sw & ~fx->cw & (invalid | overflow | underflow));
 }
 
+static bool store_out(struct cpu *c, const struct op *o, const uint8_t *bounce)
+{
+	uint64_t gva = 0;
+	void *mem;
+
+	if (!operand_in_place(c, o, MMU_WRITE, &gva, &mem))
+		return false;
+	if (stub_is_masked(o))
+		return stub_mask_store(c, o, bounce);
+	return stub_write(c, gva, bounce, o->size);
+}
+
 /*
  * By way of a buffer, and only then looks at the address: a store that is withheld
  * has none. What the instruction did besides is undone when the store faults.
  */
 static bool store_bounced(struct cpu *c, const struct op *o, enum stub_gate kind)
 {
-	uint8_t bounce[BOUNCE_BYTES] __attribute__((aligned(64)));
+	uint8_t bounce[BOUNCE_BYTES] __attribute__((aligned(64))) = { 0 };
 	struct fx_image *fx = xstate_fx(&c->s);
 	struct fx_image before = *fx;
-	uint64_t gva;
 
 	if (!run(c, o, kind, bounce)) {
 		simd_exception(c, o);
@@ -251,7 +291,7 @@ static bool store_bounced(struct cpu *c, const struct op *o, enum stub_gate kind
 	}
 	if (kind == STUB_FX && x87_withheld(c, o))
 		return true;
-	if (operand_linear(c, o, MMU_WRITE, &gva) && stub_write(c, gva, bounce, o->size))
+	if (store_out(c, o, bounce))
 		return true;
 	*fx = before;
 	op_fault(c, o);
@@ -265,12 +305,11 @@ static bool store_bounced(struct cpu *c, const struct op *o, enum stub_gate kind
 static COLD bool store_slow(struct cpu *c, const struct op *o, enum stub_gate kind)
 {
 	const struct cpu_fault none = { 0 };
-	void *mem = NULL;
 	uint64_t gva;
+	void *mem;
 
-	if (operand_linear(c, o, MMU_WRITE, &gva))
-		mem = OPERAND_PTR(c, o, gva, write);
-	c->fault = none;
+	if (!operand_in_place(c, o, MMU_WRITE, &gva, &mem))
+		c->fault = none;
 	if (!mem)
 		return store_bounced(c, o, kind);
 	if (run(c, o, kind, mem))

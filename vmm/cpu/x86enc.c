@@ -54,6 +54,25 @@ static void choose(struct encoder *x, unsigned ext_reg, unsigned ext_rm, unsigne
 		x->rm = e->rm == X86ENC_KEEP ? (uint8_t)rm : e->rm;
 }
 
+/* Displacements of one byte are scaled in EVEX encodings: those take four. */
+static void put_indexed(struct encoder *x, unsigned field)
+{
+	int32_t disp = x->e->disp32;
+	bool evex = x->insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
+	bool small = disp == (int8_t)disp && !evex;
+
+	put(x, (small ? 0x40u : 0x80u) | field | MODRM_SIB);
+	put(x, (x->e->index & 7u) << 3 | (x->rm & 7u));
+	put(x, (uint8_t)disp);
+	for (unsigned shift = 8; !small && shift < 32; shift += 8)
+		put(x, (uint8_t)((uint32_t)disp >> shift));
+}
+
+static unsigned index_high(const struct encoder *x)
+{
+	return has_memory(x) && x->e->has_index ? x->e->index & 8u : 0;
+}
+
 static void put_modrm(struct encoder *x)
 {
 	unsigned field = (x->reg & 7u) << 3;
@@ -62,6 +81,10 @@ static void put_modrm(struct encoder *x)
 
 	if (!has_memory(x)) {
 		put(x, 0xc0 | field | rm);
+		return;
+	}
+	if (x->e->has_index) {
+		put_indexed(x, field);
 		return;
 	}
 	disp8 = x->e->has_disp || rm == NO_BASE;
@@ -139,7 +162,7 @@ static void encode_legacy(struct encoder *x)
 	choose(x, had_rex ? raw->rex.R * 8u : 0, had_rex ? raw->rex.B * 8u : 0, 0);
 	if (had_rex && raw->rex.W && !x->e->clear_w)
 		rex |= 8;
-	rex |= (x->reg & 8u) >> 1 | (x->rm & 8u) >> 3;
+	rex |= (x->reg & 8u) >> 1 | index_high(x) >> 2 | (x->rm & 8u) >> 3;
 	if (rex || had_rex)
 		put(x, 0x40 | rex);
 	put_opcode_map(x);
@@ -160,12 +183,13 @@ static void encode_vex(struct encoder *x)
 
 	choose(x, r ? 8 : 0, b ? 8 : 0, ~last >> 3 & 15);
 	last = (last & 7) | (~x->vvvv & 15u) << 3;
-	if (map == 1 && !w && x->rm < 8) {
+	if (map == 1 && !w && x->rm < 8 && !index_high(x)) {
 		put(x, 0xc5);
 		put(x, last | (x->reg < 8 ? 0x80 : 0));
 	} else {
 		put(x, 0xc4);
-		put(x, map | (x->reg < 8 ? 0x80u : 0) | 0x40 | (x->rm < 8 ? 0x20u : 0));
+		put(x, map | (x->reg < 8 ? 0x80u : 0) | (index_high(x) ? 0 : 0x40u) |
+			       (x->rm < 8 ? 0x20u : 0));
 		put(x, last | (w ? 0x80 : 0));
 	}
 	put(x, x->insn->opcode);
@@ -183,7 +207,7 @@ static void encode_evex(struct encoder *x)
 	       (p0 & 0x20 ? 0 : 8) | (p0 & 0x40 ? 0 : 16), (~p1 >> 3 & 15) | (p2 & 8 ? 0 : 16));
 	p0 &= 0x0f;
 	p0 |= (x->reg & 8 ? 0 : 0x80u) | (x->reg & 16 ? 0 : 0x10u);
-	p0 |= (x->rm & 8 ? 0 : 0x20u) | (x->rm & 16 ? 0 : 0x40u);
+	p0 |= (x->rm & 8 ? 0 : 0x20u) | (x->rm & 16 || index_high(x) ? 0 : 0x40u);
 	p1 = (p1 & 0x87) | (~x->vvvv & 15u) << 3;
 	if (x->e->clear_w)
 		p1 &= 0x7f;

@@ -12,7 +12,7 @@
 #include <Zydis/Zydis.h>
 
 #define X86ENC_KEEP 0xff /* for register numbers: as in the original */
-#define X86ENC_MAX  20   /* bytes; more than 15 only when the original has idle prefixes */
+#define X86ENC_MAX  24   /* bytes; more than 15 only when the original has idle prefixes */
 
 enum x86enc_opsize {
 	X86ENC_OPSIZE_KEEP, /* the 66 prefix stays or is missing as it was */
@@ -28,9 +28,12 @@ struct x86enc {
 	uint8_t reg;  /* ModRM.reg; not where it extends the opcode */
 	uint8_t rm;   /* ModRM.rm, when it is a register */
 	uint8_t vvvv; /* VEX and EVEX */
-	uint8_t base; /* a memory operand becomes [base] or [base + disp8] */
+	uint8_t base; /* a memory operand becomes [base], [base + disp8] or the next */
 	bool has_disp;
 	int8_t disp; /* raw: the processor scales it in EVEX encodings */
+	bool has_index;
+	uint8_t index; /* [base + index + disp32] */
+	int32_t disp32;
 	bool clear_w;
 	enum x86enc_opsize opsize;
 };

@@ -42,6 +42,7 @@ int xlat_create(struct cpu *c, int host_node)
 	xtramp_make(x);
 	x->blocks_begin = x->e.p;
 	decoder_init(&x->decoder, DECODE_64, &c->vm->cpuid);
+	x->counts = c->icount || c->vm->cfg.count_insns;
 	c->x.self = c;
 	c->x.attention = &c->vcpu->attention;
 	c->x.vec_gate = x->tramp.vec_load;
@@ -281,7 +282,9 @@ enum xlat_result xlat_run(struct cpu *c)
 			b = follow_edge(c, &x->block[c->x.what / 2], c->x.what % 2);
 			break;
 		default:
-			c->s.rip = c->block_rip + c->x.what;
+			c->s.rip = c->block_rip + (uint16_t)c->x.what;
+			if (x->counts)
+				c->insns += c->x.what >> 16;
 			return XLAT_INTERP;
 		}
 	}
@@ -328,7 +331,7 @@ bool xlat_host_fault(struct cpu *c, struct host_fault *f)
 	if (m->flags == FLAGS_HOST)
 		c->fl = (f->rflags & 0xd5) << 8 | ((f->rflags >> 11) & 1);
 	c->x.why = XEXIT_INTERP;
-	c->x.what = m->off;
+	c->x.what = xwhat(m->off, m->index);
 	f->pc = x->tramp.leave;
 	return true;
 }

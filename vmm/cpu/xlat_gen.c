@@ -12,72 +12,10 @@
  * polls.
  */
 #include "cpu/mmu.h"
-#include "cpu/sys.h"
 #include "cpu/x86enc.h"
-#include "cpu/xlat_int.h"
+#include "cpu/xlat_gen.h"
 
 #include <errno.h>
-
-#define FLAGS_ALL RFLAGS_ARITH
-#define S1        H_R10
-#define S2        H_R11
-#define COLD_MAX  (4 * XBLOCK_INSNS)
-
-enum kind {
-	K_INTERP, /* for the interpreter; ends the block */
-	K_PLAIN,  /* the instruction itself, with other registers and operands */
-	K_OPREG,  /* the same, its register is in the opcode byte */
-	K_NOP,
-	K_LEA,
-	K_PUSH,
-	K_POP,
-	K_LEAVE,
-	K_CALL,
-	K_RET,
-	K_JMP,
-	K_JCC
-};
-
-struct insn {
-	ZydisDecodedInstruction z;
-	ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
-	uint8_t bytes[INSN_BYTES_MAX];
-	enum kind kind;
-	bool vec;
-	int8_t mem; /* which operand is in memory, -1: none */
-	uint16_t off;
-	uint16_t reads, writes, kills; /* arithmetic flags */
-	uint16_t live_in, live_out;
-};
-
-/* Something to emit after the hot code. */
-struct cold {
-	enum { COLD_FILL, COLD_EDGE, COLD_FAR } kind;
-	uint8_t *from; /* the rel32 that leads here */
-	uint64_t back; /* COLD_FILL: where to try again */
-	struct insn *insn;
-	enum flags_at flags;
-	uint8_t bytes_log2;
-	bool write, stack;
-	int32_t disp; /* COLD_FILL with stack: the operand is [rsp + disp] */
-	uint8_t stack_base;
-	uint8_t edge;
-	int32_t target;
-};
-
-struct gen {
-	struct cpu *c;
-	struct xlat *x;
-	struct emit *e;
-	struct xblock *b;
-	unsigned number;
-	unsigned nr_insns, nr_cold;
-	enum flags_at flags;
-	uint8_t *begin;
-	struct insn insn[XBLOCK_INSNS + 1];
-	struct xmark mark[XBLOCK_INSNS + 1];
-	struct cold cold[COLD_MAX];
-};
 
 int xgen_create(struct xlat *x, const struct host *h, int node)
 {
@@ -89,318 +27,6 @@ void xgen_destroy(struct xlat *x, const struct host *h)
 {
 	if (x->gen)
 		h->ops->free(h->ctx, x->gen, sizeof(*x->gen));
-}
-
-/* --- decoding ----------------------------------------------------------------------- */
-
-static bool is_high_byte(ZydisRegister r)
-{
-	return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
-}
-
-/* The number of a general register of any width, or OP_NO_REG. */
-static uint8_t gpr_of(ZydisRegister r)
-{
-	if (ZydisRegisterGetClass(r) != ZYDIS_REGCLASS_GPR8)
-		return decode_gpr(r);
-	if (is_high_byte(r))
-		return (uint8_t)(r - ZYDIS_REGISTER_AH);
-	return (uint8_t)(r < ZYDIS_REGISTER_AH ? r - ZYDIS_REGISTER_AL
-					       : r - ZYDIS_REGISTER_SPL + 4);
-}
-
-static bool is_vec(ZydisRegister r)
-{
-	switch (ZydisRegisterGetClass(r)) {
-	case ZYDIS_REGCLASS_MMX:
-	case ZYDIS_REGCLASS_XMM:
-	case ZYDIS_REGCLASS_YMM:
-	case ZYDIS_REGCLASS_ZMM:
-	case ZYDIS_REGCLASS_X87:
-	case ZYDIS_REGCLASS_MASK:
-		return true;
-	default:
-		return false;
-	}
-}
-
-static bool category_is_plain(const ZydisDecodedInstruction *z)
-{
-	switch (z->meta.category) {
-	case ZYDIS_CATEGORY_BINARY:
-	case ZYDIS_CATEGORY_LOGICAL:
-	case ZYDIS_CATEGORY_SHIFT:
-	case ZYDIS_CATEGORY_ROTATE:
-	case ZYDIS_CATEGORY_BITBYTE:
-	case ZYDIS_CATEGORY_CMOV:
-	case ZYDIS_CATEGORY_CONVERT:
-	case ZYDIS_CATEGORY_DATAXFER:
-	case ZYDIS_CATEGORY_SETCC:
-	case ZYDIS_CATEGORY_FLAGOP:
-	case ZYDIS_CATEGORY_SEMAPHORE:
-	case ZYDIS_CATEGORY_SSE:
-	case ZYDIS_CATEGORY_MMX:
-	case ZYDIS_CATEGORY_LOGICAL_FP:
-	case ZYDIS_CATEGORY_X87_ALU:
-	case ZYDIS_CATEGORY_FCMOV:
-	case ZYDIS_CATEGORY_BMI1:
-	case ZYDIS_CATEGORY_BMI2:
-	case ZYDIS_CATEGORY_LZCNT:
-	case ZYDIS_CATEGORY_AES:
-	case ZYDIS_CATEGORY_PCLMULQDQ:
-	case ZYDIS_CATEGORY_SHA:
-	case ZYDIS_CATEGORY_ADOX_ADCX:
-	case ZYDIS_CATEGORY_GFNI:
-		return true;
-	default:
-		return z->mnemonic == ZYDIS_MNEMONIC_POPCNT ||
-		       z->mnemonic == ZYDIS_MNEMONIC_LFENCE ||
-		       z->mnemonic == ZYDIS_MNEMONIC_SFENCE || z->mnemonic == ZYDIS_MNEMONIC_MFENCE;
-	}
-}
-
-/* Direction flag, whole FPU states, and what knows where it is. */
-static bool mnemonic_is_special(ZydisMnemonic m)
-{
-	switch (m) {
-	case ZYDIS_MNEMONIC_CLD:
-	case ZYDIS_MNEMONIC_STD:
-	case ZYDIS_MNEMONIC_FXSAVE:
-	case ZYDIS_MNEMONIC_FXSAVE64:
-	case ZYDIS_MNEMONIC_FXRSTOR:
-	case ZYDIS_MNEMONIC_FXRSTOR64:
-	case ZYDIS_MNEMONIC_FNSTENV:
-	case ZYDIS_MNEMONIC_FLDENV:
-	case ZYDIS_MNEMONIC_FNSAVE:
-	case ZYDIS_MNEMONIC_FRSTOR:
-	case ZYDIS_MNEMONIC_FWAIT:
-	case ZYDIS_MNEMONIC_BOUND:
-		return true;
-	default:
-		return false;
-	}
-}
-
-/* What an instruction does to flags when its count is zero it does not do. */
-static bool writes_flags_always(const struct insn *n)
-{
-	const ZydisDecodedInstruction *z = &n->z;
-	const ZydisDecodedOperand *count = &n->operand[1];
-
-	if (z->mnemonic == ZYDIS_MNEMONIC_SHLD || z->mnemonic == ZYDIS_MNEMONIC_SHRD)
-		count = &n->operand[2];
-	else if (z->meta.category != ZYDIS_CATEGORY_SHIFT &&
-		 z->meta.category != ZYDIS_CATEGORY_ROTATE)
-		return true;
-	if (count->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
-		return false;
-	return count->imm.value.u & (z->operand_width == 64 ? 0x3f : 0x1f);
-}
-
-static void note_flags(struct insn *n)
-{
-	const ZydisAccessedFlags *f = n->z.cpu_flags;
-
-	n->reads = n->writes = n->kills = 0;
-	if (!f)
-		return;
-	n->reads = (uint16_t)(f->tested & FLAGS_ALL);
-	n->writes = (uint16_t)((f->modified | f->set_0 | f->set_1 | f->undefined) & FLAGS_ALL);
-	if (writes_flags_always(n))
-		n->kills = n->writes;
-}
-
-/* A plain instruction that can keep its form; operands decide. */
-static bool operands_are_plain(struct insn *n)
-{
-	bool high = false, extended = false;
-	unsigned i;
-
-	for (i = 0; i < n->z.operand_count; i++) {
-		const ZydisDecodedOperand *p = &n->operand[i];
-		bool hidden = p->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN;
-
-		switch (p->type) {
-		case ZYDIS_OPERAND_TYPE_MEMORY:
-			if (hidden || n->mem >= 0 || p->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
-				return false;
-			if (p->size > 512 || p->mem.index >= ZYDIS_REGISTER_XMM0 ||
-			    p->mem.base == ZYDIS_REGISTER_EIP)
-				return false;
-			n->mem = (int8_t)i;
-			break;
-		case ZYDIS_OPERAND_TYPE_REGISTER:
-			if (is_vec(p->reg.value)) {
-				n->vec = true;
-			} else if (is_high_byte(p->reg.value)) {
-				high = true;
-			} else if (!hidden && gpr_of(p->reg.value) != OP_NO_REG) {
-				uint8_t r = gpr_of(p->reg.value);
-
-				extended |= r == RSP || r >= R8;
-			}
-			break;
-		case ZYDIS_OPERAND_TYPE_IMMEDIATE:
-			break;
-		default:
-			return false;
-		}
-	}
-	/* AH and its like need an encoding without REX. */
-	return !high || (n->mem < 0 && !extended);
-}
-
-static bool is_bit_test(ZydisMnemonic m)
-{
-	return m == ZYDIS_MNEMONIC_BT || m == ZYDIS_MNEMONIC_BTS || m == ZYDIS_MNEMONIC_BTR ||
-	       m == ZYDIS_MNEMONIC_BTC;
-}
-
-static enum kind branch_kind(const struct insn *n)
-{
-	const ZydisDecodedInstruction *z = &n->z;
-
-	if (z->operand_width != 64 || z->address_width != 64)
-		return K_INTERP;
-	switch (z->meta.category) {
-	case ZYDIS_CATEGORY_COND_BR:
-		return z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (z->opcode & 0xf0) != 0x70
-			       ? K_INTERP /* LOOP, JRCXZ */
-			       : K_JCC;
-	case ZYDIS_CATEGORY_CALL:
-		return K_CALL;
-	case ZYDIS_CATEGORY_RET:
-		return K_RET;
-	default:
-		return K_JMP;
-	}
-}
-
-static enum kind stack_kind(const struct insn *n)
-{
-	const ZydisDecodedOperand *p = &n->operand[0];
-
-	if (n->z.operand_width != 64)
-		return K_INTERP;
-	if (n->z.mnemonic == ZYDIS_MNEMONIC_POP)
-		return p->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_of(p->reg.value) != OP_NO_REG
-			       ? K_POP
-			       : K_INTERP;
-	if (p->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_of(p->reg.value) == OP_NO_REG)
-		return K_INTERP;
-	return K_PUSH;
-}
-
-static enum kind classify(struct cpu *c, struct insn *n)
-{
-	const ZydisDecodedInstruction *z = &n->z;
-	struct op o = { 0 };
-
-	n->mem = -1;
-	n->vec = false;
-	if (!decode_has_isa(c, z->meta.isa_set) || sys_decode(z, n->operand, &o))
-		return K_INTERP;
-	switch (z->mnemonic) {
-	case ZYDIS_MNEMONIC_PUSH:
-	case ZYDIS_MNEMONIC_POP:
-		return stack_kind(n);
-	case ZYDIS_MNEMONIC_LEAVE:
-		return z->operand_width == 64 ? K_LEAVE : K_INTERP;
-	case ZYDIS_MNEMONIC_LEA:
-		return z->address_width == 64 && z->operand_width >= 32 ? K_LEA : K_INTERP;
-	case ZYDIS_MNEMONIC_ENDBR64:
-	case ZYDIS_MNEMONIC_ENDBR32:
-		return K_NOP;
-	default:
-		break;
-	}
-	switch (z->meta.category) {
-	case ZYDIS_CATEGORY_COND_BR:
-	case ZYDIS_CATEGORY_UNCOND_BR:
-	case ZYDIS_CATEGORY_CALL:
-	case ZYDIS_CATEGORY_RET:
-		return branch_kind(n);
-	case ZYDIS_CATEGORY_NOP:
-	case ZYDIS_CATEGORY_WIDENOP:
-	case ZYDIS_CATEGORY_PREFETCH:
-		return K_NOP;
-	default:
-		break;
-	}
-	if (!category_is_plain(z) || mnemonic_is_special(z->mnemonic) || !operands_are_plain(n))
-		return K_INTERP;
-	/* BT and its like: the bit offset moves the address. */
-	if (z->meta.category == ZYDIS_CATEGORY_BITBYTE && n->mem >= 0 && is_bit_test(z->mnemonic) &&
-	    n->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
-		return K_INTERP;
-	if (z->meta.category == ZYDIS_CATEGORY_X87_ALU || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
-	    z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
-	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
-		n->vec = true;
-	if (n->vec && !xlat_vec_ok(c))
-		return K_INTERP;
-	return z->attributes & ZYDIS_ATTRIB_HAS_MODRM ? K_PLAIN : K_OPREG;
-}
-
-static bool ends_block(enum kind k)
-{
-	return k == K_INTERP || k >= K_CALL;
-}
-
-/* The next instruction; false: it is not to be part of this block. */
-static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
-{
-	struct insn *n = &g->insn[g->nr_insns];
-	unsigned bytes = (unsigned)MIN(PAGE_SIZE - off, (uint64_t)INSN_BYTES_MAX);
-	const uint8_t *code = (const uint8_t *)(uintptr_t)(g->b->hva & PAGE_MASK) + off;
-	uint32_t version = codemap_mark(g->c, page_gpa + off, bytes);
-	unsigned i;
-
-	if (!g->nr_insns)
-		g->b->version = version;
-	for (i = 0; i < bytes; i++)
-		n->bytes[i] = gmem_load_u8(code + i);
-	n->off = (uint16_t)off;
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->x->decoder.zydis, n->bytes, bytes, &n->z,
-						 n->operand)))
-		return false;
-	n->kind = classify(g->c, n);
-	if (n->kind == K_INTERP)
-		return false;
-	note_flags(n);
-	g->nr_insns++;
-	return true;
-}
-
-/* Returns the offset behind the last instruction. */
-static unsigned decode_block(struct gen *g, uint64_t page_gpa)
-{
-	unsigned off = (unsigned)(g->b->hva & ~PAGE_MASK);
-
-	g->nr_insns = 0;
-	while (g->nr_insns < XBLOCK_INSNS && off < PAGE_SIZE && decode_one(g, off, page_gpa)) {
-		const struct insn *n = &g->insn[g->nr_insns - 1];
-
-		off += n->z.length;
-		if (ends_block(n->kind))
-			break;
-	}
-	return off;
-}
-
-static void find_live_flags(struct gen *g)
-{
-	uint16_t live = FLAGS_ALL;
-	unsigned i;
-
-	for (i = g->nr_insns; i-- > 0;) {
-		struct insn *n = &g->insn[i];
-
-		n->live_out = live;
-		live = (uint16_t)((live & ~n->kills) | n->reads);
-		n->live_in = live;
-	}
-	g->b->flags_live = live;
 }
 
 /* --- flags --------------------------------------------------------------------------- */
@@ -458,25 +84,10 @@ static void wrote_flags(struct gen *g, const struct insn *n)
 
 /* --- registers ------------------------------------------------------------------------ */
 
-/* The host register that a guest register lives in, or H_NONE: in memory. */
-static unsigned home(unsigned gpr)
-{
-	switch (gpr) {
-	case RSP:
-		return H_R15;
-	case R10:
-	case R11:
-	case R15:
-		return H_NONE;
-	default:
-		return gpr;
-	}
-}
-
 /* The value of @gpr in some register: its home, or @scratch. */
 static unsigned get_reg(struct gen *g, unsigned gpr, unsigned scratch)
 {
-	unsigned h = home(gpr);
+	unsigned h = xhome(gpr);
 
 	if (h != H_NONE)
 		return h;
@@ -486,7 +97,7 @@ static unsigned get_reg(struct gen *g, unsigned gpr, unsigned scratch)
 
 static void set_reg(struct gen *g, unsigned gpr, unsigned from)
 {
-	unsigned h = home(gpr);
+	unsigned h = xhome(gpr);
 
 	if (h != H_NONE)
 		emit_mov(g->e, h, from);
@@ -514,14 +125,14 @@ static bool emit_address(struct gen *g, const struct insn *n, unsigned dst, unsi
 		base = dst;
 		disp += n->off + n->z.length;
 	} else if (p->mem.base != ZYDIS_REGISTER_NONE) {
-		base = home(decode_gpr(p->mem.base));
+		base = xhome(decode_gpr(p->mem.base));
 		if (base == H_NONE) {
 			emit_gs_load(e, dst, GPR_OFF(decode_gpr(p->mem.base)));
 			base = dst;
 		}
 	}
 	if (p->mem.index != ZYDIS_REGISTER_NONE) {
-		index = home(decode_gpr(p->mem.index));
+		index = xhome(decode_gpr(p->mem.index));
 		shift = (unsigned)__builtin_ctz(p->mem.scale);
 		if (index == H_NONE) {
 			index = base == dst ? other : dst;
@@ -546,31 +157,45 @@ static bool address_is_simple(const struct insn *n)
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	bool base_in_reg =
 		p->mem.base == ZYDIS_REGISTER_NONE ||
-		(p->mem.base != ZYDIS_REGISTER_RIP && home(decode_gpr(p->mem.base)) != H_NONE);
+		(p->mem.base != ZYDIS_REGISTER_RIP && xhome(decode_gpr(p->mem.base)) != H_NONE);
 	bool index_in_reg =
-		p->mem.index == ZYDIS_REGISTER_NONE || home(decode_gpr(p->mem.index)) != H_NONE;
+		p->mem.index == ZYDIS_REGISTER_NONE || xhome(decode_gpr(p->mem.index)) != H_NONE;
 
 	return base_in_reg || index_in_reg;
 }
 
-static unsigned log2_of(unsigned bytes)
+static struct cold *new_cold(struct gen *g, enum cold_kind kind)
 {
-	unsigned l = 0;
+	struct cold *k = &g->cold[g->nr_cold++];
 
-	while (1u << l < bytes)
-		l++;
-	return l;
+	*k = (struct cold){ .kind = kind, .flags = g->flags, .index = (uint8_t)g->index };
+	return k;
+}
+
+/* Where an operand can be reached: at [base + disp], or [base + r11 + disp]. */
+struct place {
+	uint8_t base;
+	bool indexed;
+	int32_t disp;
+};
+
+/* op reg, the operand */
+static void emit_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct place *p)
+{
+	emit_rex(e, w, reg, p->indexed ? S2 : 0, p->base);
+	emit_u8(e, op);
+	emit_mem(e, reg, p->base, p->indexed ? S2 : H_NONE, 0, p->disp);
 }
 
 /*
  * The fast path, with the address in r11: index from the first byte, tag from the
  * last, one compare. Leaves what to add to the address in r11.
  */
-static void emit_probe(struct gen *g, struct insn *n, unsigned bytes, bool write, uint8_t *retry,
-		       const struct cold *how)
+static void emit_probe(struct gen *g, struct insn *n, const struct access *a, unsigned bytes,
+		       bool write, uint8_t *retry)
 {
 	struct emit *e = g->e;
-	struct cold *k = &g->cold[g->nr_cold++];
+	struct cold *k = new_cold(g, COLD_FILL);
 	int32_t tag = CPU_OFF(tlb_entries) + (int32_t)(write ? offsetof(struct tlb_entry, write)
 							     : offsetof(struct tlb_entry, read));
 
@@ -589,43 +214,60 @@ static void emit_probe(struct gen *g, struct insn *n, unsigned bytes, bool write
 	emit_u32(e, (TLB_ENTRIES - 1) * sizeof(struct tlb_entry));
 	emit_gs(e, true, 0x0b, S1, CPU_OFF(asid));
 	emit_gs_base(e, true, 0x3b, S1, S2, tag);
-	*k = *how;
-	k->kind = COLD_FILL;
 	k->from = emit_jcc(e, CC_NZ, 0);
 	k->back = (uint64_t)((int64_t)(uintptr_t)retry + e->rx);
 	k->insn = n;
+	k->access = a;
 	k->write = write;
-	k->bytes_log2 = (uint8_t)log2_of(bytes);
+	k->bytes = (uint16_t)bytes;
 	emit_gs_base(e, true, 0x8b, S2, S2,
 		     CPU_OFF(tlb_entries) + (int32_t)offsetof(struct tlb_entry, addend));
 }
 
-/* The memory operand's host address into r11. */
-static void emit_operand(struct gen *g, struct insn *n, bool write)
+static int32_t slot_off(const struct access *a)
 {
-	const ZydisDecodedOperand *p = &n->operand[n->mem];
-	struct cold how = { .stack = false };
+	return CPU_OFF(x.slot) + 8 * a->slot;
+}
+
+/* An access of the form [register + displacement], alone or in a group. */
+static struct place emit_simple(struct gen *g, struct insn *n, const struct access *a, bool write)
+{
+	struct emit *e = g->e;
+	unsigned base = xhome(a->base);
 	uint8_t *retry;
 
+	if (a->follows) {
+		emit_gs_load(e, S2, slot_off(a));
+		return (struct place){ (uint8_t)base, true, a->disp };
+	}
+	spill_flags(g, n->live_in);
+	retry = e->p;
+	emit_lea(e, true, S2, base, H_NONE, 0, a->from);
+	emit_probe(g, n, a, a->bytes, write, retry);
+	if (a->leads)
+		emit_gs_store(e, S2, slot_off(a));
+	return (struct place){ (uint8_t)base, true, a->disp };
+}
+
+/* The memory operand. Its place is good until r11 is used again. */
+static struct place emit_operand(struct gen *g, struct insn *n, bool write)
+{
+	uint8_t *retry;
+
+	if (n->at.simple)
+		return emit_simple(g, n, &n->at, write);
 	spill_flags(g, n->live_in);
 	retry = g->e->p;
 	emit_address(g, n, S2, S1);
-	emit_probe(g, n, p->size / 8u, write, retry, &how);
+	emit_probe(g, n, NULL, n->operand[n->mem].size / 8u, write, retry);
 	emit_address(g, n, S1, H_NONE);
 	emit_lea(g->e, true, S2, S2, S1, 0, 0);
+	return (struct place){ S2, false, 0 };
 }
 
-/* The host address of the 8 bytes at [@base + @disp], a host register, into r11. */
-static void emit_stack(struct gen *g, struct insn *n, unsigned base, int32_t disp, bool write)
+static struct place emit_stack(struct gen *g, struct insn *n, bool write)
 {
-	struct cold how = { .stack = true, .stack_base = (uint8_t)base, .disp = disp };
-	uint8_t *retry;
-
-	spill_flags(g, n->live_in);
-	retry = g->e->p;
-	emit_lea(g->e, true, S2, base, H_NONE, 0, disp);
-	emit_probe(g, n, 8, write, retry, &how);
-	emit_lea(g->e, true, S2, S2, base, 0, disp);
+	return emit_simple(g, n, &n->stack, write);
 }
 
 /* --- instructions that keep their form ----------------------------------------------------- */
@@ -685,8 +327,7 @@ struct spilled {
 static bool emit_plain(struct gen *g, struct insn *n)
 {
 	static const uint8_t scratch[] = { S1, S2 };
-	struct x86enc enc = { X86ENC_KEEP, X86ENC_KEEP, X86ENC_KEEP, S2,
-			      false,       0,           false,       X86ENC_OPSIZE_KEEP };
+	struct x86enc enc = { .reg = X86ENC_KEEP, .rm = X86ENC_KEEP, .vvvv = X86ENC_KEEP };
 	struct spilled spilled[2];
 	unsigned nr_spilled = 0, room = n->mem >= 0 ? 1 : 2, i, s;
 	uint8_t code[X86ENC_MAX];
@@ -698,11 +339,11 @@ static bool emit_plain(struct gen *g, struct insn *n)
 
 		if (p->type != ZYDIS_OPERAND_TYPE_REGISTER)
 			continue;
-		gpr = gpr_of(p->reg.value);
-		if (gpr == OP_NO_REG || !field || is_high_byte(p->reg.value))
+		gpr = xlat_gpr(p->reg.value);
+		if (gpr == OP_NO_REG || !field || xlat_is_high_byte(p->reg.value))
 			continue;
-		if (home(gpr) != H_NONE) {
-			*field = (uint8_t)home(gpr);
+		if (xhome(gpr) != H_NONE) {
+			*field = (uint8_t)xhome(gpr);
 			continue;
 		}
 		for (s = 0; s < nr_spilled && spilled[s].gpr != gpr; s++)
@@ -719,12 +360,20 @@ static bool emit_plain(struct gen *g, struct insn *n)
 
 	if (n->vec)
 		call_vec_gate(g->e);
-	if (n->mem >= 0)
-		emit_operand(g, n, n->operand[n->mem].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+	if (n->mem >= 0) {
+		struct place at =
+			emit_operand(g, n,
+				     n->operand[n->mem].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+
+		enc.base = at.base;
+		enc.has_index = at.indexed;
+		enc.index = S2;
+		enc.disp32 = at.disp;
+	}
 	want_flags(g, n);
 	for (s = 0; s < nr_spilled; s++)
 		emit_gs_load(g->e, spilled[s].scratch, GPR_OFF(spilled[s].gpr));
-	m->flags = n->mem >= 0 ? FLAGS_MEM : (uint16_t)g->flags;
+	m->flags = n->mem >= 0 ? FLAGS_MEM : (uint8_t)g->flags;
 	emit_bytes(g->e, code, x86enc(code, &n->z, n->bytes, &enc));
 	for (s = 0; s < nr_spilled; s++)
 		if (spilled[s].written)
@@ -744,19 +393,19 @@ static bool emit_opreg_insn(struct gen *g, struct insn *n)
 		    n->operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER)
 			p = &n->operand[i];
 	if (p)
-		gpr = gpr_of(p->reg.value);
+		gpr = xlat_gpr(p->reg.value);
 	if (n->mem >= 0)
 		return false;
 	if (n->vec)
 		call_vec_gate(g->e);
 	want_flags(g, n);
-	g->mark[g->b->nr_marks - 1].flags = (uint16_t)g->flags;
-	if (!p || is_high_byte(p->reg.value) || gpr == OP_NO_REG) {
+	g->mark[g->b->nr_marks - 1].flags = (uint8_t)g->flags;
+	if (!p || xlat_is_high_byte(p->reg.value) || gpr == OP_NO_REG) {
 		emit_bytes(g->e, n->bytes, n->z.length);
 	} else {
 		reg = get_reg(g, gpr, S1);
 		emit_opreg(g->e, n, reg);
-		if (home(gpr) == H_NONE)
+		if (xhome(gpr) == H_NONE)
 			set_reg(g, gpr, reg);
 	}
 	wrote_flags(g, n);
@@ -770,17 +419,16 @@ static bool emit_lea_insn(struct gen *g, struct insn *n)
 	struct insn flat = *n;
 
 	/* Segments do not matter to LEA. */
-	n->mem = 1;
 	flat.mem = 1;
 	flat.operand[1].mem.segment = ZYDIS_REGISTER_DS;
-	dst = home(gpr) == H_NONE ? S2 : home(gpr);
+	dst = xhome(gpr) == H_NONE ? S2 : xhome(gpr);
 	if (p->mem.disp.value != (int32_t)p->mem.disp.value)
 		return false;
 	/* The destination may be the index: not to be written early. */
 	if (dst != S2 &&
 	    (p->mem.base == ZYDIS_REGISTER_RIP ||
-	     (p->mem.base != ZYDIS_REGISTER_NONE && home(decode_gpr(p->mem.base)) == H_NONE) ||
-	     (p->mem.index != ZYDIS_REGISTER_NONE && home(decode_gpr(p->mem.index)) == H_NONE))) {
+	     (p->mem.base != ZYDIS_REGISTER_NONE && xhome(decode_gpr(p->mem.base)) == H_NONE) ||
+	     (p->mem.index != ZYDIS_REGISTER_NONE && xhome(decode_gpr(p->mem.index)) == H_NONE))) {
 		emit_address(g, &flat, S2, S1);
 		emit_rr(g->e, n->z.operand_width == 64, 0x89, S2, dst);
 		return true;
@@ -788,7 +436,7 @@ static bool emit_lea_insn(struct gen *g, struct insn *n)
 	if (n->z.operand_width == 32)
 		flat.z.address_width = 32; /* LEA with a 32-bit result */
 	emit_address(g, &flat, dst, S1);
-	if (home(gpr) == H_NONE)
+	if (xhome(gpr) == H_NONE)
 		emit_gs_store(g->e, S2, GPR_OFF(gpr));
 	return true;
 }
@@ -804,24 +452,24 @@ static bool emit_push(struct gen *g, struct insn *n)
 {
 	const ZydisDecodedOperand *p = &n->operand[0];
 	struct emit *e = g->e;
+	struct place at;
 
 	if (p->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		n->mem = 0;
 		if (!address_is_simple(n))
 			return false;
-		emit_operand(g, n, false);
-		emit_load(e, true, 0x8b, S1, S2, 0);
+		at = emit_operand(g, n, false);
+		emit_at(e, true, 0x8b, S1, &at);
 		emit_gs_store(e, S1, CPU_OFF(s.rip));
-		emit_stack(g, n, H_R15, -8, true);
+		at = emit_stack(g, n, true);
 		emit_gs_load(e, S1, CPU_OFF(s.rip));
-		emit_load(e, true, 0x89, S1, S2, 0);
+		emit_at(e, true, 0x89, S1, &at);
 	} else if (p->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		emit_stack(g, n, H_R15, -8, true);
-		emit_load(e, true, 0xc7, 0, S2, 0);
+		at = emit_stack(g, n, true);
+		emit_at(e, true, 0xc7, 0, &at);
 		emit_u32(e, (uint32_t)p->imm.value.s);
 	} else {
-		emit_stack(g, n, H_R15, -8, true);
-		emit_load(e, true, 0x89, get_reg(g, gpr_of(p->reg.value), S1), S2, 0);
+		at = emit_stack(g, n, true);
+		emit_at(e, true, 0x89, get_reg(g, xlat_gpr(p->reg.value), S1), &at);
 	}
 	move_stack(g, -8);
 	return true;
@@ -829,24 +477,24 @@ static bool emit_push(struct gen *g, struct insn *n)
 
 static bool emit_pop(struct gen *g, struct insn *n)
 {
-	unsigned gpr = gpr_of(n->operand[0].reg.value);
+	unsigned gpr = xlat_gpr(n->operand[0].reg.value);
+	struct place at = emit_stack(g, n, false);
+	unsigned to = xhome(gpr) == H_NONE || gpr == RSP ? S1 : xhome(gpr);
 
-	emit_stack(g, n, H_R15, 0, false);
+	emit_at(g->e, true, 0x8b, to, &at);
 	move_stack(g, 8);
-	if (home(gpr) != H_NONE) {
-		emit_load(g->e, true, 0x8b, home(gpr), S2, 0);
-	} else {
-		emit_load(g->e, true, 0x8b, S1, S2, 0);
+	if (to == S1)
 		set_reg(g, gpr, S1);
-	}
 	return true;
 }
 
 static bool emit_leave(struct gen *g, struct insn *n)
 {
-	emit_stack(g, n, H_RBP, 0, false);
+	struct place at = emit_stack(g, n, false);
+
+	emit_at(g->e, true, 0x8b, S1, &at);
 	emit_lea(g->e, true, H_R15, H_RBP, H_NONE, 0, 8);
-	emit_load(g->e, true, 0x8b, H_RBP, S2, 0);
+	emit_mov(g->e, H_RBP, S1);
 	return true;
 }
 
@@ -880,6 +528,16 @@ static void emit_jump_rip(struct gen *g)
 	emit_gs_base(e, false, 0xff, 4, S2, table + (int32_t)offsetof(struct xlat_jump, code));
 }
 
+/* @n instructions of the block have retired. Touches no flags, keeps r10. */
+static void emit_count(struct gen *g, unsigned n)
+{
+	if (!g->x->counts)
+		return;
+	emit_gs_load(g->e, S2, CPU_OFF(insns));
+	emit_lea(g->e, true, S2, S2, H_NONE, 0, (int32_t)n);
+	emit_gs_store(g->e, S2, CPU_OFF(insns));
+}
+
 static void emit_rip(struct gen *g, unsigned dst, int32_t off)
 {
 	emit_gs_load(g->e, dst, CPU_OFF(block_rip));
@@ -889,15 +547,6 @@ static void emit_rip(struct gen *g, unsigned dst, int32_t off)
 static bool in_page(int32_t target)
 {
 	return target >= 0 && target < (int32_t)PAGE_SIZE;
-}
-
-/* The end of the cold list is the only place that needs room checked: see COLD_MAX. */
-static struct cold *new_cold(struct gen *g)
-{
-	struct cold *k = &g->cold[g->nr_cold++];
-
-	*k = (struct cold){ .flags = g->flags };
-	return k;
 }
 
 /* Edge @edge of the block, to @target in this page or off it; @cc 16: always. */
@@ -911,10 +560,9 @@ static void emit_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target)
 		emit_jump_rip(g);
 		return;
 	}
-	k = new_cold(g);
+	k = new_cold(g, in_page(target) ? COLD_EDGE : COLD_FAR);
 	k->edge = (uint8_t)edge;
 	k->target = target;
-	k->kind = in_page(target) ? COLD_EDGE : COLD_FAR;
 	k->from = cc == 16 ? emit_jmp(g->e, 0) : emit_jcc(g->e, cc, 0);
 	k->insn = &g->insn[g->nr_insns - 1];
 }
@@ -927,16 +575,17 @@ static int32_t branch_target(const struct insn *n)
 /* The target of an indirect branch into s.rip. */
 static bool emit_indirect_target(struct gen *g, struct insn *n)
 {
+	struct place at;
+
 	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_REGISTER) {
-		emit_gs_store(g->e, get_reg(g, gpr_of(n->operand[0].reg.value), S1),
+		emit_gs_store(g->e, get_reg(g, xlat_gpr(n->operand[0].reg.value), S1),
 			      CPU_OFF(s.rip));
 		return true;
 	}
-	n->mem = 0;
 	if (!address_is_simple(n))
 		return false;
-	emit_operand(g, n, false);
-	emit_load(g->e, true, 0x8b, S1, S2, 0);
+	at = emit_operand(g, n, false);
+	emit_at(g->e, true, 0x8b, S1, &at);
 	emit_gs_store(g->e, S1, CPU_OFF(s.rip));
 	return true;
 }
@@ -944,14 +593,16 @@ static bool emit_indirect_target(struct gen *g, struct insn *n)
 static bool emit_call_insn(struct gen *g, struct insn *n)
 {
 	bool direct = n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	struct place at;
 
 	spill_flags(g, FLAGS_ALL);
 	if (!direct && !emit_indirect_target(g, n))
 		return false;
-	emit_stack(g, n, H_R15, -8, true);
+	at = emit_stack(g, n, true);
 	emit_rip(g, S1, n->off + n->z.length);
-	emit_load(g->e, true, 0x89, S1, S2, 0);
+	emit_at(g->e, true, 0x89, S1, &at);
 	move_stack(g, -8);
+	emit_count(g, g->index + 1);
 	if (direct) {
 		emit_edge(g, 0, 16, branch_target(n));
 	} else {
@@ -963,13 +614,16 @@ static bool emit_call_insn(struct gen *g, struct insn *n)
 
 static bool emit_ret_insn(struct gen *g, struct insn *n)
 {
+	struct place at;
 	int32_t pop = 8;
 
 	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
 		pop += (int32_t)n->operand[0].imm.value.u;
-	emit_stack(g, n, H_R15, 0, false);
-	emit_load(g->e, true, 0x8b, S1, S2, 0);
+	spill_flags(g, FLAGS_ALL);
+	at = emit_stack(g, n, false);
+	emit_at(g->e, true, 0x8b, S1, &at);
 	move_stack(g, pop);
+	emit_count(g, g->index + 1);
 	emit_jump_rip(g);
 	return true;
 }
@@ -977,12 +631,14 @@ static bool emit_ret_insn(struct gen *g, struct insn *n)
 static bool emit_jmp_insn(struct gen *g, struct insn *n)
 {
 	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		emit_count(g, g->index + 1);
 		emit_edge(g, 0, 16, branch_target(n));
 		return true;
 	}
 	spill_flags(g, FLAGS_ALL);
 	if (!emit_indirect_target(g, n))
 		return false;
+	emit_count(g, g->index + 1);
 	emit_gs_load(g->e, S1, CPU_OFF(s.rip));
 	emit_jump_rip(g);
 	return true;
@@ -994,6 +650,7 @@ static bool emit_jcc_insn(struct gen *g, struct insn *n)
 		load_flags(g->e);
 		g->flags = FLAGS_HOST;
 	}
+	emit_count(g, g->index + 1);
 	emit_edge(g, 0, n->z.opcode & 0xf, branch_target(n));
 	emit_edge(g, 1, 16, n->off + n->z.length);
 	return true;
@@ -1012,12 +669,13 @@ static void cold_fill(struct gen *g, const struct cold *k)
 {
 	struct emit *e = g->e;
 
-	if (k->stack)
-		emit_lea(e, true, S1, k->stack_base, H_NONE, 0, k->disp);
+	if (k->access)
+		emit_lea(e, true, S1, xhome(k->access->base), H_NONE, 0, k->access->from);
 	else
 		emit_address(g, k->insn, S1, S2);
-	emit_gs_imm32(e, CPU_OFF(x.what), k->insn->off);
-	emit_call(e, g->x->tramp.fill[k->write][k->bytes_log2]);
+	emit_gs_imm32(e, CPU_OFF(x.what), xwhat(k->insn->off, k->index));
+	emit_mov_imm(e, S2, k->bytes);
+	emit_call(e, g->x->tramp.fill[k->write]);
 	emit_jmp(e, k->back);
 }
 
@@ -1093,6 +751,8 @@ static void emit_cold(struct gen *g)
 			cold_fill(g, k);
 		else if (k->kind == COLD_EDGE)
 			cold_edge(g, k);
+		else if (k->kind == COLD_STOP)
+			emit_exit(g, XEXIT_INTERP, xwhat((unsigned)(g->b->hva & ~PAGE_MASK), 0));
 		else
 			cold_far(g, k);
 	}
@@ -1130,6 +790,22 @@ static bool emit_insn(struct gen *g, struct insn *n)
 	}
 }
 
+/*
+ * CLOCK_ICOUNT stops at exact instructions: where the block would run past it, the
+ * interpreter goes on. Flags are in c->fl.
+ */
+static void emit_stop(struct gen *g)
+{
+	struct emit *e = g->e;
+	struct cold *k;
+
+	emit_gs_load(e, S1, CPU_OFF(insns));
+	emit_lea(e, true, S1, S1, H_NONE, 0, (int32_t)g->nr_insns);
+	emit_gs(e, true, 0x3b, S1, CPU_OFF(insns_stop));
+	k = new_cold(g, COLD_STOP);
+	k->from = emit_jcc(e, CC_A, 0);
+}
+
 static void emit_entries(struct gen *g)
 {
 	struct emit *e = g->e;
@@ -1143,7 +819,7 @@ static void emit_entries(struct gen *g)
 	emit_u8(e, 0xe2);
 	emit_u32(e, (uint32_t)PAGE_MASK);
 	emit_gs_store(e, S1, CPU_OFF(block_rip));
-	if (!b->flags_live) {
+	if (!b->flags_live && !g->c->icount) {
 		b->enter_host = b->enter_mem = emit_here(e);
 		return;
 	}
@@ -1152,6 +828,9 @@ static void emit_entries(struct gen *g)
 	save_flags(e);
 	b->enter_mem = emit_here(e);
 	emit_patch(e, over, b->enter_mem);
+	g->flags = FLAGS_MEM;
+	if (g->c->icount)
+		emit_stop(g);
 }
 
 static void add_mark(struct gen *g, unsigned off)
@@ -1160,6 +839,7 @@ static void add_mark(struct gen *g, unsigned off)
 		.code = (uint32_t)(emit_here(g->e) - g->b->enter_jump),
 		.off = (uint16_t)off,
 		.flags = FLAGS_MEM,
+		.index = (uint8_t)g->index,
 	};
 }
 
@@ -1167,7 +847,7 @@ static void add_mark(struct gen *g, unsigned off)
 static void emit_interp(struct gen *g, unsigned off)
 {
 	spill_flags(g, FLAGS_ALL);
-	emit_exit(g, XEXIT_INTERP, off);
+	emit_exit(g, XEXIT_INTERP, xwhat(off, g->index));
 }
 
 bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_gpa)
@@ -1182,8 +862,8 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	g->b = b;
 	g->number = number;
 	g->nr_cold = 0;
-	end = decode_block(g, page_gpa);
-	find_live_flags(g);
+	g->index = 0;
+	end = xlat_decode(g, page_gpa);
 	g->flags = b->flags_live ? FLAGS_MEM : FLAGS_DEAD;
 	emit_entries(g);
 
@@ -1193,6 +873,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 		enum flags_at flags = g->flags;
 		unsigned nr_cold = g->nr_cold;
 
+		g->index = i;
 		add_mark(g, n->off);
 		if (!emit_insn(g, n)) {
 			g->e->p = begin;
@@ -1202,13 +883,16 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 			open = false;
 			break;
 		}
-		open = !ends_block(n->kind);
+		open = !xlat_ends_block(n->kind);
 	}
 	b->nr_insns = (uint8_t)i;
-	if (open && (end == PAGE_SIZE || i == XBLOCK_INSNS))
+	g->index = i;
+	if (open && (end == PAGE_SIZE || i == XBLOCK_INSNS)) {
+		emit_count(g, i);
 		emit_edge(g, 0, 16, (int32_t)end);
-	else if (open)
+	} else if (open) {
 		emit_interp(g, end);
+	}
 	emit_cold(g);
 
 	while ((uintptr_t)g->e->p & 7)

@@ -30,8 +30,14 @@ enum xlat_exit {
 	XEXIT_LOOKUP,      /* s.rip is set: the jump cache does not know it */
 	XEXIT_ATTEND,      /* s.rip is set */
 	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
-	XEXIT_INTERP       /* what: offset in its page of an instruction for the interpreter */
+	XEXIT_INTERP       /* what: xwhat() of an instruction for the interpreter */
 };
+
+/* An instruction's offset in its page, and how many before it in the block have retired. */
+static inline uint32_t xwhat(unsigned off, unsigned retired)
+{
+	return off | retired << 16;
+}
 
 enum flags_at { FLAGS_DEAD, FLAGS_HOST, FLAGS_MEM };
 
@@ -61,9 +67,10 @@ struct xblock {
 
 /* Which instruction a host address belongs to, for host faults. */
 struct xmark {
-	uint32_t code;  /* offset from enter_jump */
-	uint16_t off;   /* of the guest instruction in its page */
-	uint16_t flags; /* enum flags_at before it */
+	uint32_t code; /* offset from enter_jump */
+	uint16_t off;  /* of the guest instruction in its page */
+	uint8_t flags; /* enum flags_at before it */
+	uint8_t index; /* in its block */
 };
 
 /* Fixed pieces of code, at the begin of the code cache. */
@@ -71,7 +78,7 @@ struct xtramp {
 	uint64_t enter;          /* void (void) for C */
 	uint64_t leave;          /* registers -> c->s, back to C */
 	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, XEXIT_ATTEND */
-	uint64_t fill[2][7];     /* by write, log2 of bytes: fill the TLB for the address in r10 */
+	uint64_t fill[2];        /* by write: fill the TLB for r11 bytes at the address in r10 */
 	uint64_t vec_load, ret;
 };
 
@@ -84,6 +91,7 @@ struct xlat {
 	unsigned nr_blocks;
 	unsigned flushes; /* when it changes, blocks and edges have gone */
 	uint32_t *hash;
+	bool counts;             /* c->insns is kept: costs three instructions a block */
 	uint32_t seen;           /* codemap invalidations taken into account */
 	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */
 	struct decoder decoder;

@@ -125,11 +125,10 @@ static bool fill_tlb(struct cpu *c, uint64_t gva, uint32_t bytes, uint32_t acces
 }
 
 /*
- * Called with the address in r10 and, in x.what, the place of the instruction.
- * Returns when the TLB has the page, else leaves for the interpreter.
+ * Called with the address in r10, the number of bytes in r11 and, in x.what, the place of the
+ * instruction. Returns when the TLB has the page, else leaves for the interpreter.
  */
-static uint64_t make_fill(struct emit *e, const struct xtramp *t, unsigned bytes,
-			  enum mmu_access access)
+static uint64_t make_fill(struct emit *e, const struct xtramp *t, enum mmu_access access)
 {
 	uint64_t here = emit_here(e);
 	uint8_t *skip, *failed;
@@ -141,7 +140,7 @@ static uint64_t make_fill(struct emit *e, const struct xtramp *t, unsigned bytes
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
 	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
 	emit_mov(e, H_RSI, H_R10);
-	emit_mov_imm(e, H_RDX, bytes);
+	emit_mov(e, H_RDX, H_R11);
 	emit_mov_imm(e, H_RCX, access);
 	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)fill_tlb);
 	emit_u8(e, 0xff); /* call rax */
@@ -176,8 +175,6 @@ void xtramp_make(struct xlat *x)
 	make_leave(e, t);
 	t->lookup = make_exit(e, t, XEXIT_LOOKUP);
 	t->attend = make_exit(e, t, XEXIT_ATTEND);
-	for (unsigned i = 0; i < ARRAY_SIZE(t->fill[0]); i++) {
-		t->fill[0][i] = make_fill(e, t, 1u << i, MMU_READ);
-		t->fill[1][i] = make_fill(e, t, 1u << i, MMU_WRITE);
-	}
+	t->fill[0] = make_fill(e, t, MMU_READ);
+	t->fill[1] = make_fill(e, t, MMU_WRITE);
 }

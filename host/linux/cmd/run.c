@@ -248,6 +248,7 @@ static int create_machine(struct run *r)
 		.topo = { .vcpus = r->o.cpus, .nodes = r->o.nodes, .distance = r->distance },
 		.prefault = r->o.prefault,
 		.reboot = r->o.reboot,
+		.count_insns = r->o.stats,
 		.kernel = r->kernel,
 		.initrd = r->initrd,
 		.cmdline = r->o.append,

@@ -1,1 +1,0 @@
-layout.o: tests/guest/rt/layout.h

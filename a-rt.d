@@ -1,2 +1,0 @@
-rt.o: tests/guest/rt/rt.h tests/guest/rt/layout.h
-tests/guest/rt/layout.h:

@@ -1,0 +1,502 @@
+/*
+ * xlat_decode.c - what a block is made of: its instructions, which flags matter
+ * where, which accesses share a look-up of their page.
+ */
+#include "cpu/sys.h"
+#include "cpu/xlat_gen.h"
+
+/* --- decoding ----------------------------------------------------------------------- */
+
+bool xlat_is_high_byte(ZydisRegister r)
+{
+	return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
+}
+
+/* The number of a general register of any width, or OP_NO_REG. */
+uint8_t xlat_gpr(ZydisRegister r)
+{
+	if (ZydisRegisterGetClass(r) != ZYDIS_REGCLASS_GPR8)
+		return decode_gpr(r);
+	if (xlat_is_high_byte(r))
+		return (uint8_t)(r - ZYDIS_REGISTER_AH);
+	return (uint8_t)(r < ZYDIS_REGISTER_AH ? r - ZYDIS_REGISTER_AL
+					       : r - ZYDIS_REGISTER_SPL + 4);
+}
+
+static bool is_vec(ZydisRegister r)
+{
+	switch (ZydisRegisterGetClass(r)) {
+	case ZYDIS_REGCLASS_MMX:
+	case ZYDIS_REGCLASS_XMM:
+	case ZYDIS_REGCLASS_YMM:
+	case ZYDIS_REGCLASS_ZMM:
+	case ZYDIS_REGCLASS_X87:
+	case ZYDIS_REGCLASS_MASK:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool category_is_plain(const ZydisDecodedInstruction *z)
+{
+	switch (z->meta.category) {
+	case ZYDIS_CATEGORY_BINARY:
+	case ZYDIS_CATEGORY_LOGICAL:
+	case ZYDIS_CATEGORY_SHIFT:
+	case ZYDIS_CATEGORY_ROTATE:
+	case ZYDIS_CATEGORY_BITBYTE:
+	case ZYDIS_CATEGORY_CMOV:
+	case ZYDIS_CATEGORY_CONVERT:
+	case ZYDIS_CATEGORY_DATAXFER:
+	case ZYDIS_CATEGORY_SETCC:
+	case ZYDIS_CATEGORY_FLAGOP:
+	case ZYDIS_CATEGORY_SEMAPHORE:
+	case ZYDIS_CATEGORY_SSE:
+	case ZYDIS_CATEGORY_MMX:
+	case ZYDIS_CATEGORY_LOGICAL_FP:
+	case ZYDIS_CATEGORY_X87_ALU:
+	case ZYDIS_CATEGORY_FCMOV:
+	case ZYDIS_CATEGORY_BMI1:
+	case ZYDIS_CATEGORY_BMI2:
+	case ZYDIS_CATEGORY_LZCNT:
+	case ZYDIS_CATEGORY_AES:
+	case ZYDIS_CATEGORY_PCLMULQDQ:
+	case ZYDIS_CATEGORY_SHA:
+	case ZYDIS_CATEGORY_ADOX_ADCX:
+	case ZYDIS_CATEGORY_GFNI:
+		return true;
+	default:
+		return z->mnemonic == ZYDIS_MNEMONIC_POPCNT ||
+		       z->mnemonic == ZYDIS_MNEMONIC_LFENCE ||
+		       z->mnemonic == ZYDIS_MNEMONIC_SFENCE || z->mnemonic == ZYDIS_MNEMONIC_MFENCE;
+	}
+}
+
+/* Direction flag, whole FPU states, and what knows where it is. */
+static bool mnemonic_is_special(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_CLD:
+	case ZYDIS_MNEMONIC_STD:
+	case ZYDIS_MNEMONIC_FXSAVE:
+	case ZYDIS_MNEMONIC_FXSAVE64:
+	case ZYDIS_MNEMONIC_FXRSTOR:
+	case ZYDIS_MNEMONIC_FXRSTOR64:
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_FWAIT:
+	case ZYDIS_MNEMONIC_BOUND:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* What an instruction does to flags when its count is zero it does not do. */
+static bool writes_flags_always(const struct insn *n)
+{
+	const ZydisDecodedInstruction *z = &n->z;
+	const ZydisDecodedOperand *count = &n->operand[1];
+
+	if (z->mnemonic == ZYDIS_MNEMONIC_SHLD || z->mnemonic == ZYDIS_MNEMONIC_SHRD)
+		count = &n->operand[2];
+	else if (z->meta.category != ZYDIS_CATEGORY_SHIFT &&
+		 z->meta.category != ZYDIS_CATEGORY_ROTATE)
+		return true;
+	if (count->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+		return false;
+	return count->imm.value.u & (z->operand_width == 64 ? 0x3f : 0x1f);
+}
+
+static void note_flags(struct insn *n)
+{
+	const ZydisAccessedFlags *f = n->z.cpu_flags;
+
+	n->reads = n->writes = n->kills = 0;
+	if (!f)
+		return;
+	n->reads = (uint16_t)(f->tested & FLAGS_ALL);
+	n->writes = (uint16_t)((f->modified | f->set_0 | f->set_1 | f->undefined) & FLAGS_ALL);
+	if (writes_flags_always(n))
+		n->kills = n->writes;
+}
+
+/* A plain instruction that can keep its form; operands decide. */
+static bool operands_are_plain(struct insn *n)
+{
+	bool high = false, extended = false;
+	unsigned i;
+
+	for (i = 0; i < n->z.operand_count; i++) {
+		const ZydisDecodedOperand *p = &n->operand[i];
+		bool hidden = p->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN;
+
+		switch (p->type) {
+		case ZYDIS_OPERAND_TYPE_MEMORY:
+			if (hidden || n->mem >= 0 || p->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
+				return false;
+			if (p->size > 512 || p->mem.index >= ZYDIS_REGISTER_XMM0 ||
+			    p->mem.base == ZYDIS_REGISTER_EIP)
+				return false;
+			n->mem = (int8_t)i;
+			break;
+		case ZYDIS_OPERAND_TYPE_REGISTER:
+			if (is_vec(p->reg.value)) {
+				n->vec = true;
+			} else if (xlat_is_high_byte(p->reg.value)) {
+				high = true;
+			} else if (!hidden && xlat_gpr(p->reg.value) != OP_NO_REG) {
+				uint8_t r = xlat_gpr(p->reg.value);
+
+				extended |= r == RSP || r >= R8;
+			}
+			break;
+		case ZYDIS_OPERAND_TYPE_IMMEDIATE:
+			break;
+		default:
+			return false;
+		}
+	}
+	/* AH and its like need an encoding without REX. */
+	return !high || (n->mem < 0 && !extended);
+}
+
+static bool is_bit_test(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_BT || m == ZYDIS_MNEMONIC_BTS || m == ZYDIS_MNEMONIC_BTR ||
+	       m == ZYDIS_MNEMONIC_BTC;
+}
+
+static enum kind branch_kind(struct insn *n)
+{
+	const ZydisDecodedInstruction *z = &n->z;
+
+	if (z->operand_width != 64 || z->address_width != 64)
+		return K_INTERP;
+	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+	    z->meta.category != ZYDIS_CATEGORY_RET)
+		n->mem = 0;
+	switch (z->meta.category) {
+	case ZYDIS_CATEGORY_COND_BR:
+		return z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (z->opcode & 0xf0) != 0x70
+			       ? K_INTERP /* LOOP, JRCXZ */
+			       : K_JCC;
+	case ZYDIS_CATEGORY_CALL:
+		return K_CALL;
+	case ZYDIS_CATEGORY_RET:
+		return K_RET;
+	default:
+		return K_JMP;
+	}
+}
+
+static enum kind stack_kind(struct insn *n)
+{
+	const ZydisDecodedOperand *p = &n->operand[0];
+
+	if (n->z.operand_width != 64)
+		return K_INTERP;
+	if (n->z.mnemonic == ZYDIS_MNEMONIC_POP)
+		return p->type == ZYDIS_OPERAND_TYPE_REGISTER && xlat_gpr(p->reg.value) != OP_NO_REG
+			       ? K_POP
+			       : K_INTERP;
+	if (p->type == ZYDIS_OPERAND_TYPE_REGISTER && xlat_gpr(p->reg.value) == OP_NO_REG)
+		return K_INTERP;
+	if (p->type == ZYDIS_OPERAND_TYPE_MEMORY)
+		n->mem = 0;
+	return K_PUSH;
+}
+
+static enum kind classify(struct cpu *c, struct insn *n)
+{
+	const ZydisDecodedInstruction *z = &n->z;
+	struct op o = { 0 };
+
+	n->mem = -1;
+	n->vec = false;
+	if (!decode_has_isa(c, z->meta.isa_set) || sys_decode(z, n->operand, &o))
+		return K_INTERP;
+	switch (z->mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_POP:
+		return stack_kind(n);
+	case ZYDIS_MNEMONIC_LEAVE:
+		return z->operand_width == 64 ? K_LEAVE : K_INTERP;
+	case ZYDIS_MNEMONIC_LEA:
+		return z->address_width == 64 && z->operand_width >= 32 ? K_LEA : K_INTERP;
+	case ZYDIS_MNEMONIC_ENDBR64:
+	case ZYDIS_MNEMONIC_ENDBR32:
+		return K_NOP;
+	default:
+		break;
+	}
+	switch (z->meta.category) {
+	case ZYDIS_CATEGORY_COND_BR:
+	case ZYDIS_CATEGORY_UNCOND_BR:
+	case ZYDIS_CATEGORY_CALL:
+	case ZYDIS_CATEGORY_RET:
+		return branch_kind(n);
+	case ZYDIS_CATEGORY_NOP:
+	case ZYDIS_CATEGORY_WIDENOP:
+	case ZYDIS_CATEGORY_PREFETCH:
+		return K_NOP;
+	default:
+		break;
+	}
+	if (!category_is_plain(z) || mnemonic_is_special(z->mnemonic) || !operands_are_plain(n))
+		return K_INTERP;
+	/* BT and its like: the bit offset moves the address. */
+	if (z->meta.category == ZYDIS_CATEGORY_BITBYTE && n->mem >= 0 && is_bit_test(z->mnemonic) &&
+	    n->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
+		return K_INTERP;
+	if (z->meta.category == ZYDIS_CATEGORY_X87_ALU || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
+	    z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
+	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
+		n->vec = true;
+	if (n->vec && !xlat_vec_ok(c))
+		return K_INTERP;
+	return z->attributes & ZYDIS_ATTRIB_HAS_MODRM ? K_PLAIN : K_OPREG;
+}
+
+/* The next instruction; false: it is not to be part of this block. */
+static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
+{
+	struct insn *n = &g->insn[g->nr_insns];
+	unsigned bytes = (unsigned)MIN(PAGE_SIZE - off, (uint64_t)INSN_BYTES_MAX);
+	const uint8_t *code = (const uint8_t *)(uintptr_t)(g->b->hva & PAGE_MASK) + off;
+	uint32_t version = codemap_mark(g->c, page_gpa + off, bytes);
+	unsigned i;
+
+	if (!g->nr_insns)
+		g->b->version = version;
+	for (i = 0; i < bytes; i++)
+		n->bytes[i] = gmem_load_u8(code + i);
+	n->off = (uint16_t)off;
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->x->decoder.zydis, n->bytes, bytes, &n->z,
+						 n->operand)))
+		return false;
+	n->kind = classify(g->c, n);
+	if (n->kind == K_INTERP)
+		return false;
+	note_flags(n);
+	g->nr_insns++;
+	return true;
+}
+
+/* Returns the offset behind the last instruction. */
+static unsigned decode_insns(struct gen *g, uint64_t page_gpa)
+{
+	unsigned off = (unsigned)(g->b->hva & ~PAGE_MASK);
+
+	g->nr_insns = 0;
+	while (g->nr_insns < XBLOCK_INSNS && off < PAGE_SIZE && decode_one(g, off, page_gpa)) {
+		const struct insn *n = &g->insn[g->nr_insns - 1];
+
+		off += n->z.length;
+		if (xlat_ends_block(n->kind))
+			break;
+	}
+	return off;
+}
+
+static void find_live_flags(struct gen *g)
+{
+	uint16_t live = FLAGS_ALL;
+	unsigned i;
+
+	for (i = g->nr_insns; i-- > 0;) {
+		struct insn *n = &g->insn[i];
+
+		n->live_out = live;
+		live = (uint16_t)((live & ~n->kills) | n->reads);
+		n->live_in = live;
+	}
+	g->b->flags_live = live;
+}
+
+/* --- accesses that share a look-up ------------------------------------------------ */
+
+/*
+ * Accesses off one register whose value stays, give or take known amounts, usually
+ * lie in one page. The first looks that page up, for the range of all of them, and
+ * keeps what is to be added to their addresses; the others just add. Nothing can
+ * change the mapping in between: a TLB shootdown is answered where attention is,
+ * which is not inside a block.
+ *
+ * A look-up for a store serves loads, too, but not the other way round. Ranges are
+ * kept short, because one that crosses a page goes to the interpreter.
+ */
+#define RANGE_MAX 256
+
+struct group {
+	struct access *leader; /* NULL: none is open */
+	int32_t leader_delta;  /* of the register, since the groups of it began */
+	int32_t lo, hi;
+	bool write;
+};
+
+struct groups {
+	struct gen *g;
+	struct group open[GPR_COUNT];
+	int32_t delta[GPR_COUNT];
+	int8_t nr_slots;
+};
+
+static void group_end(struct groups *s, unsigned gpr)
+{
+	struct group *p = &s->open[gpr];
+
+	if (!p->leader)
+		return;
+	if (p->leader->leads) {
+		p->leader->from = p->lo - p->leader_delta;
+		p->leader->bytes = (uint16_t)(p->hi - p->lo);
+	}
+	p->leader = NULL;
+}
+
+static void group_begin(struct groups *s, struct access *a, int32_t lo, unsigned bytes, bool write)
+{
+	s->open[a->base] = (struct group){ a, s->delta[a->base], lo, lo + (int32_t)bytes, write };
+	a->from = a->disp;
+	a->bytes = (uint16_t)bytes;
+}
+
+static void note_access(struct groups *s, struct access *a, unsigned bytes, bool write)
+{
+	struct group *p = &s->open[a->base];
+	int32_t lo = s->delta[a->base] + a->disp, hi = lo + (int32_t)bytes;
+
+	a->simple = true;
+	if (!p->leader || (write && !p->write) || MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX ||
+	    (!p->leader->leads && s->nr_slots == XSLOTS)) {
+		group_end(s, a->base);
+		group_begin(s, a, lo, bytes, write);
+		return;
+	}
+	if (!p->leader->leads) {
+		p->leader->leads = true;
+		p->leader->slot = s->nr_slots++;
+	}
+	p->lo = MIN(lo, p->lo);
+	p->hi = MAX(hi, p->hi);
+	a->follows = true;
+	a->slot = p->leader->slot;
+}
+
+static void note_operand(struct groups *s, struct insn *n)
+{
+	const ZydisDecodedOperand *p = &n->operand[n->mem];
+	bool write = p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+
+	if (n->z.address_width != 64 || p->mem.index != ZYDIS_REGISTER_NONE ||
+	    p->mem.base == ZYDIS_REGISTER_RIP || p->mem.base == ZYDIS_REGISTER_NONE ||
+	    p->mem.segment == ZYDIS_REGISTER_FS || p->mem.segment == ZYDIS_REGISTER_GS ||
+	    p->mem.disp.value != (int32_t)p->mem.disp.value || p->mem.disp.value > (1 << 30) ||
+	    p->mem.disp.value < -(1 << 30))
+		return;
+	n->at.base = decode_gpr(p->mem.base);
+	n->at.disp = (int32_t)p->mem.disp.value;
+	if (xhome(n->at.base) != H_NONE)
+		note_access(s, &n->at, p->size / 8u, write);
+}
+
+static void note_stack(struct groups *s, struct insn *n, unsigned base, int32_t disp, bool write)
+{
+	n->stack.base = (uint8_t)base;
+	n->stack.disp = disp;
+	note_access(s, &n->stack, 8, write);
+}
+
+/* By how much @n moves RSP, if that is all it does to it. */
+static bool moves_stack(const struct insn *n, int32_t *by)
+{
+	const ZydisDecodedOperand *p = n->operand;
+	int64_t imm = p[1].imm.value.s;
+
+	if (n->z.operand_width != 64 || p[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+	    p[0].reg.value != ZYDIS_REGISTER_RSP || n->kind != K_PLAIN ||
+	    p[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE || imm != (int16_t)imm)
+		return false;
+	*by = n->z.mnemonic == ZYDIS_MNEMONIC_ADD ? (int32_t)imm : -(int32_t)imm;
+	return n->z.mnemonic == ZYDIS_MNEMONIC_ADD || n->z.mnemonic == ZYDIS_MNEMONIC_SUB;
+}
+
+static void note_writes(struct groups *s, const struct insn *n)
+{
+	unsigned i;
+
+	for (i = 0; i < n->z.operand_count; i++) {
+		const ZydisDecodedOperand *p = &n->operand[i];
+		uint8_t gpr;
+
+		if (p->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+		    !(p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			continue;
+		gpr = xlat_gpr(p->reg.value);
+		if (gpr == OP_NO_REG)
+			continue;
+		group_end(s, gpr);
+		s->delta[gpr] = 0;
+	}
+}
+
+static void note_insn(struct groups *s, struct insn *n)
+{
+	int32_t by;
+
+	n->at = n->stack = (struct access){ .slot = -1 };
+	if (n->mem >= 0 && n->kind != K_LEA)
+		note_operand(s, n);
+	switch (n->kind) {
+	case K_PUSH:
+	case K_CALL:
+		note_stack(s, n, RSP, -8, true);
+		s->delta[RSP] -= 8;
+		return;
+	case K_POP:
+		note_stack(s, n, RSP, 0, false);
+		if (n->operand[0].reg.value != ZYDIS_REGISTER_RSP) {
+			s->delta[RSP] += 8;
+			group_end(s, xlat_gpr(n->operand[0].reg.value));
+			s->delta[xlat_gpr(n->operand[0].reg.value)] = 0;
+			return;
+		}
+		break;
+	case K_RET:
+		note_stack(s, n, RSP, 0, false);
+		break;
+	case K_LEAVE:
+		note_stack(s, n, RBP, 0, false);
+		break;
+	default:
+		if (moves_stack(n, &by)) {
+			s->delta[RSP] += by;
+			return;
+		}
+	}
+	note_writes(s, n);
+}
+
+static void find_groups(struct gen *g)
+{
+	struct groups s = { .g = g };
+	unsigned i;
+
+	for (i = 0; i < g->nr_insns; i++)
+		note_insn(&s, &g->insn[i]);
+	for (i = 0; i < GPR_COUNT; i++)
+		group_end(&s, i);
+}
+
+unsigned xlat_decode(struct gen *g, uint64_t page_gpa)
+{
+	unsigned end = decode_insns(g, page_gpa);
+
+	find_live_flags(g);
+	find_groups(g);
+	return end;
+}
