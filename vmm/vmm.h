@@ -92,7 +92,10 @@ void vmm_stop(struct vm *vm);
 /* Joins everything and frees it. NULL is legal. */
 void vmm_destroy(struct vm *vm);
 
-/* Every vCPU leaves guest code and parks; the guest clock stands. Nests. */
+/*
+ * Every vCPU leaves guest code and parks; the guest clock stands. Nests. A machine
+ * paused before its start begins when it is resumed.
+ */
 int vmm_pause(struct vm *vm);
 void vmm_resume(struct vm *vm);
 void vmm_nmi(struct vm *vm, unsigned vcpu);
