@@ -213,7 +213,7 @@ GUEST32(code_32, "mov $0x12345678, %ecx; popcnt %ecx, %eax; popcnt %cx, %bx; mov
 		 "movd %xmm0, %edx; fildl 4(%edi,%ebx,4); fistpl (%edi); hlt");
 GUEST16(code_16, "mov $0x12345678, %ecx; popcnt %ecx, %eax; popcnt %cx, %bx; movd %ecx, %xmm0\n"
 		 "paddd %xmm0, %xmm0; movd %xmm0, %edx; mov $0x6000, %di; fildl (%di)\n"
-		 "fistps 4(%di); fnstenv 16(%di); fnstenvl 32(%di); hlt");
+		 "fistps 4(%di); fnstenv 16(%di); .byte 0x66; fnstenv 32(%di); hlt");
 
 MACHINE_TEST(test_modes)
 {

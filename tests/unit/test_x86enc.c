@@ -74,7 +74,9 @@ static uint8_t pick(const struct decoded *d, ZydisOperandEncoding encoding)
 
 	if (has_high_byte(d))
 		n = MIN(n, 8u);
-	return n ? (uint8_t)((unsigned)rand() % n) : X86ENC_KEEP;
+	if (!n)
+		return X86ENC_KEEP;
+	return (uint8_t)((unsigned)rand() % n);
 }
 
 static const ZydisDecodedOperand *memory(const struct decoded *d)

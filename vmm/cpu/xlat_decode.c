@@ -210,6 +210,43 @@ static enum kind stack_kind(struct insn *n)
 	return K_PUSH;
 }
 
+/* System instructions that are a few moves, once the privilege is checked. */
+static enum kind system_kind(const struct insn *n)
+{
+	const ZydisDecodedOperand *p = n->operand;
+
+	switch (n->z.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		return K_PUSHF;
+	case ZYDIS_MNEMONIC_CLI:
+		return K_CLI;
+	case ZYDIS_MNEMONIC_STI:
+		return K_STI;
+	case ZYDIS_MNEMONIC_SWAPGS:
+		return K_SWAPGS;
+	case ZYDIS_MNEMONIC_MOV:
+		return p[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+				       decode_gpr(p[0].reg.value) != OP_NO_REG &&
+				       ZydisRegisterGetClass(p[1].reg.value) ==
+					       ZYDIS_REGCLASS_SEGMENT &&
+				       n->z.operand_width >= 32
+			       ? K_SREG
+			       : K_INTERP;
+	default:
+		return K_INTERP;
+	}
+}
+
+/*
+ * Rotating by a constant leaves an OF that is undefined, and processors define it
+ * otherwise than for the form with CL, which the interpreter uses.
+ */
+static bool has_own_flags(const struct insn *n)
+{
+	return n->z.meta.category == ZYDIS_CATEGORY_ROTATE &&
+	       n->operand[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && n->operand[1].imm.value.u != 1;
+}
+
 static enum kind classify(struct cpu *c, struct insn *n)
 {
 	const ZydisDecodedInstruction *z = &n->z;
@@ -217,8 +254,12 @@ static enum kind classify(struct cpu *c, struct insn *n)
 
 	n->mem = -1;
 	n->vec = false;
-	if (!decode_has_isa(c, z->meta.isa_set) || sys_decode(z, n->operand, &o))
+	if (c->vm->cfg.exact_flags && has_own_flags(n))
 		return K_INTERP;
+	if (!decode_has_isa(c, z->meta.isa_set))
+		return K_INTERP;
+	if (sys_decode(z, n->operand, &o))
+		return system_kind(n);
 	switch (z->mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_POP:
@@ -254,9 +295,12 @@ static enum kind classify(struct cpu *c, struct insn *n)
 		return K_INTERP;
 	if (z->meta.category == ZYDIS_CATEGORY_X87_ALU || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
 	    z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
-	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
+	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR ||
+	    (z->meta.category == ZYDIS_CATEGORY_CONVERT &&
+	     z->attributes & ZYDIS_ATTRIB_HAS_MODRM)) /* MXCSR, even from memory to RAX */
 		n->vec = true;
-	if (n->vec && !xlat_vec_ok(c))
+	/* What lies beyond FXSAVE's reach stays in memory: see xlat_tramp.c. */
+	if (n->vec && (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || !xlat_vec_ok(c)))
 		return K_INTERP;
 	return z->attributes & ZYDIS_ATTRIB_HAS_MODRM ? K_PLAIN : K_OPREG;
 }
@@ -299,11 +343,22 @@ static unsigned decode_insns(struct gen *g, uint64_t page_gpa)
 		if (xlat_ends_block(n->kind))
 			break;
 	}
+	/* Its shadow: nothing may come between STI and what follows, a HLT perhaps. */
+	if (off == PAGE_SIZE || g->nr_insns == XBLOCK_INSNS)
+		while (g->nr_insns && g->insn[g->nr_insns - 1].kind == K_STI)
+			off = g->insn[--g->nr_insns].off;
 	return off;
+}
+
+static bool may_fault(const struct insn *n)
+{
+	return n->vec || n->mem >= 0 || n->kind >= K_PUSH || n->z.mnemonic == ZYDIS_MNEMONIC_DIV ||
+	       n->z.mnemonic == ZYDIS_MNEMONIC_IDIV;
 }
 
 static void find_live_flags(struct gen *g)
 {
+	bool exact = g->c->vm->cfg.exact_flags;
 	uint16_t live = FLAGS_ALL;
 	unsigned i;
 
@@ -312,6 +367,8 @@ static void find_live_flags(struct gen *g)
 
 		n->live_out = live;
 		live = (uint16_t)((live & ~n->kills) | n->reads);
+		if (exact && may_fault(n))
+			live = FLAGS_ALL;
 		n->live_in = live;
 	}
 	g->b->flags_live = live;
@@ -453,6 +510,7 @@ static void note_insn(struct groups *s, struct insn *n)
 		note_operand(s, n);
 	switch (n->kind) {
 	case K_PUSH:
+	case K_PUSHF:
 	case K_CALL:
 		note_stack(s, n, RSP, -8, true);
 		s->delta[RSP] -= 8;
