@@ -408,7 +408,7 @@ static void random_indices(struct diff_case *t, const struct decoded *d, ZydisRe
 
 	memcpy(s.xsave, t->in.xsave, sizeof(s.xsave));
 	for (unsigned i = 0; i < sizeof(v); i += step) {
-		uint64_t value = one_in(32) ? random_u64() : random_below(64);
+		uint64_t value = random_below(one_in(32) ? 65536 : 64);
 
 		memcpy(v + i, &value, step);
 	}
