@@ -897,14 +897,14 @@ static bool linear_fault(struct cpu *c, unsigned seg)
 	return false;
 }
 
-/* SDM vol. 3, 5.3. */
+/* SDM vol. 3, 5.3. Processors let an access wrap around at the end of a 4 GiB segment. */
 bool mmu_within_limit(const struct segment *s, uint64_t off, unsigned bytes)
 {
 	uint64_t last = off + bytes - 1;
 
 	if ((s->attr & (SEG_S | 0xc)) == (SEG_S | 0x4)) /* data, expand-down */
 		return off > s->limit && last <= (s->attr & SEG_DB ? UINT32_MAX : 0xffff);
-	return last <= s->limit;
+	return last <= s->limit || s->limit == UINT32_MAX;
 }
 
 static bool type_allows(const struct segment *s, enum mmu_access access)

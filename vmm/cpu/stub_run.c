@@ -171,10 +171,12 @@ static inline void run_reg(struct cpu *c, const struct op *o, enum stub_gate kin
 	OP_NEXT(c, o);
 }
 
-/* In 64-bit mode, where segment bases are aligned well enough, by the offset. */
+/* By its linear address, whether that may be accessed or not. */
 static bool misaligned(const struct cpu *c, const struct op *o)
 {
-	return c->mode == MODE_64 && (op_ea(c, o) & o->imm & STUB_ALIGN);
+	bool has_base = c->mode != MODE_64 || o->seg == SEG_FS || o->seg == SEG_GS;
+
+	return (op_ea(c, o) + (has_base ? c->s.seg[o->seg].base : 0)) & o->imm & STUB_ALIGN;
 }
 
 /* The linear address of a wide operand, aligned as it must be. */

@@ -29,6 +29,20 @@ static const struct component {
 	{ XCR0_HI16_ZMM, XSAVE_HI16_ZMM, 1024 },
 };
 
+/* XMM8-15, and all that goes with them, exist in 64-bit mode only. */
+static unsigned sse_bytes(const struct cpu *c)
+{
+	return c->mode == MODE_64 ? SSE_BYTES : SSE_BYTES / 2;
+}
+
+/* The same of the other components. */
+static uint32_t component_bytes(const struct cpu *c, const struct component *k)
+{
+	if (c->mode == MODE_64 || k->bit == XCR0_OPMASK)
+		return k->bytes;
+	return k->bit == XCR0_HI16_ZMM ? 0 : k->bytes / 2;
+}
+
 /* --- what is in use ----------------------------------------------------------------- */
 
 static bool all_zero(const uint8_t *p, size_t bytes)
@@ -45,17 +59,18 @@ static bool x87_initial(const struct fx_image *fx)
 	       !fx->dp && all_zero(fx->st[0], sizeof(fx->st));
 }
 
-static uint64_t in_use(const struct cpu_state *s)
+/* As far as the mode shows it. */
+static uint64_t in_use(const struct cpu *c)
 {
-	const struct fx_image *fx = (const void *)s->xsave;
+	const struct fx_image *fx = (const void *)c->s.xsave;
 	uint64_t bv = 0;
 
 	if (!x87_initial(fx))
 		bv |= XCR0_X87;
-	if (!all_zero(fx->xmm[0], sizeof(fx->xmm)))
+	if (!all_zero(fx->xmm[0], sse_bytes(c)))
 		bv |= XCR0_SSE;
 	for (unsigned i = 0; i < ARRAY_SIZE(components); i++)
-		if (!all_zero(s->xsave + components[i].at, components[i].bytes))
+		if (!all_zero(c->s.xsave + components[i].at, component_bytes(c, &components[i])))
 			bv |= components[i].bit;
 	return bv;
 }
@@ -101,20 +116,6 @@ static bool area_linear(struct cpu *c, const struct op *o, enum mmu_access acces
 		return true;
 	cpu_raise_error(c, EXC_GP, 0);
 	return false;
-}
-
-/* XMM8-15, and all that goes with them, exist in 64-bit mode only. */
-static unsigned sse_bytes(const struct cpu *c)
-{
-	return c->mode == MODE_64 ? SSE_BYTES : SSE_BYTES / 2;
-}
-
-/* The same of the other components. */
-static uint32_t component_bytes(const struct cpu *c, const struct component *k)
-{
-	if (c->mode == MODE_64 || k->bit == XCR0_OPMASK)
-		return k->bytes;
-	return k->bit == XCR0_HI16_ZMM ? 0 : k->bytes / 2;
 }
 
 /* --- saving ------------------------------------------------------------------------------- */
@@ -176,7 +177,7 @@ static bool save_header(struct cpu *c, uint64_t area, uint64_t bv, uint64_t rfbm
 
 static bool save(struct cpu *c, const struct op *o, enum save_form form)
 {
-	uint64_t rfbm = requested(c), used = in_use(&c->s), area, saved, xcomp_bv = 0;
+	uint64_t rfbm = requested(c), used = in_use(c), area, saved, xcomp_bv = 0;
 
 	if (form == SAVE_COMPACTED) {
 		xcomp_bv = rfbm | COMPACTED;
