@@ -182,7 +182,7 @@ struct cpu {
 	struct xlat *xlat; /* NULL: interpret everything */
 	struct {
 		struct cpu *self;
-		uint64_t slot[8]; /* what a block adds to addresses; see xlat_decode.c */
+		uint64_t slot[8];  /* what a block adds to addresses; see xlat_decode.c */
 		uint64_t host_rsp; /* while translated code runs */
 		uint64_t code;     /* where to enter it */
 		uint64_t jump_key; /* added to a RIP makes a jump-cache tag; follows asid */

@@ -71,7 +71,10 @@ static inline bool gate_wide(struct cpu *c, const struct op *o, uint64_t xcr0)
 		return false;
 	if (unlikely(!(c->s.cr4 & CR4_OSXSAVE) || (c->s.xcr0 & xcr0) != xcr0))
 		return refuse(c, o, EXC_UD);
-	return likely(!(c->s.cr0 & CR0_TS)) || refuse(c, o, EXC_NM);
+	if (unlikely(c->s.cr0 & CR0_TS))
+		return refuse(c, o, EXC_NM);
+	*xstate_bv(&c->s) |= (uint8_t)xcr0;
+	return true;
 }
 
 static inline bool gate_fx(struct cpu *c, const struct op *o)
@@ -112,6 +115,11 @@ bool stub_gate_sse(struct cpu *c, const struct op *o)
 bool stub_gate_avx(struct cpu *c, const struct op *o)
 {
 	return gate_wide(c, o, XCR0_SSE | XCR0_AVX);
+}
+
+bool stub_gate_avx512(struct cpu *c, const struct op *o)
+{
+	return gate_wide(c, o, XCR0_SSE | XCR0_AVX | XCR0_AVX512);
 }
 
 /* --- running ------------------------------------------------------------------------------ */

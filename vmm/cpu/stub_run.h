@@ -43,9 +43,14 @@ op_fn *stub_handler(enum stub_gate gate, enum stub_shape shape);
 bool stub_find(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
 	       struct op *o);
 
+/* The same for those whose memory operand has a vector of indices (gather.c). */
+bool gather_find(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
+		 struct op *o);
+
 /* For handlers of its kind: may it run? False: a fault is raised and reported. */
 bool stub_gate_sse(struct cpu *c, const struct op *o);
 bool stub_gate_avx(struct cpu *c, const struct op *o);
+bool stub_gate_avx512(struct cpu *c, const struct op *o);
 
 /*
  * All of a wide operand or nothing: @bytes at @gva, in pieces that mmu.h takes.

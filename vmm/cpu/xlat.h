@@ -29,10 +29,7 @@ enum xlat_result xlat_run(struct cpu *c);
 void xlat_sync(struct cpu *c);
 
 /* ASIDs have changed: jump-cache tags follow. */
-static inline void xlat_asid_changed(struct cpu *c)
-{
-	c->x.jump_key = c->asid << 48;
-}
+void xlat_asid_changed(struct cpu *c);
 
 /* ASIDs begin anew. */
 void xlat_asids_reused(struct cpu *c);

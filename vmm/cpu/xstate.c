@@ -16,7 +16,7 @@
 /* --- the image -------------------------------------------------------------------- */
 
 /* The processor's own idea of the image: derived status bits, mask, empty fields. */
-static void reload(struct fx_image *fx)
+void xstate_reload(struct fx_image *fx)
 {
 	const uint32_t host_mxcsr = MXCSR_RESET;
 
@@ -32,7 +32,7 @@ uint32_t xstate_mxcsr_mask(void)
 	struct fx_image fx
 		__attribute__((aligned(64))) = { .cw = X87_CW_RESET, .mxcsr = MXCSR_RESET };
 
-	reload(&fx);
+	xstate_reload(&fx);
 	return fx.mxcsr_mask ? fx.mxcsr_mask : MXCSR_MASK_DEFAULT;
 }
 
@@ -41,10 +41,12 @@ void xstate_sanitize(struct cpu_state *s)
 	struct fx_image *fx = xstate_fx(s);
 
 	fx->mxcsr &= xstate_mxcsr_mask();
-	reload(fx);
+	xstate_reload(fx);
+	memset(xstate_bv(s), 0, 64);
+	*xstate_bv(s) = XSTATE_WIDE;
 }
 
-static uint32_t mxcsr_mask(struct cpu *c)
+uint32_t xstate_guest_mxcsr_mask(struct cpu *c)
 {
 	struct fx_image *fx = xstate_fx(&c->s);
 
@@ -64,9 +66,8 @@ static bool gate_fxsave(struct cpu *c, const struct op *o)
 	return false;
 }
 
-/* A @bytes wide operand that has to lie on a multiple of @align. */
-static bool linear_aligned(struct cpu *c, const struct op *o, unsigned bytes, unsigned align,
-			   enum mmu_access access, uint64_t *gva)
+bool xstate_operand(struct cpu *c, const struct op *o, unsigned bytes, unsigned align,
+		    enum mmu_access access, uint64_t *gva)
 {
 	if (!op_linear(c, o, bytes, access, gva))
 		return false;
@@ -86,7 +87,7 @@ static unsigned fxsave_bytes(const struct cpu *c)
  * Without REX.W pointers are 32 bits wide and selectors lie above them. Ours are
  * always 0, as of every processor that no longer keeps them.
  */
-static void narrow_pointers(struct fx_image *fx)
+void xstate_narrow_pointers(struct fx_image *fx)
 {
 	fx->ip = (uint32_t)fx->ip;
 	fx->dp = (uint32_t)fx->dp;
@@ -99,13 +100,13 @@ static void op_fxsave(struct cpu *c, const struct op *o)
 
 	if (!gate_fxsave(c, o))
 		return;
-	if (!linear_aligned(c, o, FXSAVE_BYTES, 16, MMU_WRITE, &gva) ||
+	if (!xstate_operand(c, o, FXSAVE_BYTES, 16, MMU_WRITE, &gva) ||
 	    !stub_writable(c, gva, FXSAVE_BYTES))
 		return op_fault(c, o);
 	fx = *xstate_fx(&c->s);
-	fx.mxcsr_mask = mxcsr_mask(c);
+	fx.mxcsr_mask = xstate_guest_mxcsr_mask(c);
 	if (!(o->flags & OP_REXW))
-		narrow_pointers(&fx);
+		xstate_narrow_pointers(&fx);
 	if (!stub_write(c, gva, &fx, fxsave_bytes(c)))
 		return op_fault(c, o);
 	return op_stored(c, o);
@@ -119,16 +120,16 @@ static void op_fxrstor(struct cpu *c, const struct op *o)
 
 	if (!gate_fxsave(c, o))
 		return;
-	mask = mxcsr_mask(c);
-	if (!linear_aligned(c, o, FXSAVE_BYTES, 16, MMU_READ, &gva) ||
+	mask = xstate_guest_mxcsr_mask(c);
+	if (!xstate_operand(c, o, FXSAVE_BYTES, 16, MMU_READ, &gva) ||
 	    !stub_read(c, gva, &fx, FXSAVE_BYTES))
 		return op_fault(c, o);
 	if (fx.mxcsr & ~mask)
 		return op_raise(c, o, EXC_GP);
 	if (!(o->flags & OP_REXW))
-		narrow_pointers(&fx);
+		xstate_narrow_pointers(&fx);
 	memcpy(xstate_fx(&c->s), &fx, fxsave_bytes(c));
-	reload(xstate_fx(&c->s));
+	xstate_reload(xstate_fx(&c->s));
 	OP_NEXT(c, o);
 }
 
@@ -140,7 +141,7 @@ static bool load_mxcsr(struct cpu *c, const struct op *o)
 
 	if (!op_read32(c, o, &v))
 		return false;
-	if (v & ~mxcsr_mask(c)) {
+	if (v & ~xstate_guest_mxcsr_mask(c)) {
 		cpu_raise_error(c, EXC_GP, 0);
 		return false;
 	}
@@ -268,6 +269,8 @@ static void op_vzeroupper(struct cpu *c, const struct op *o)
 		return;
 	memset(c->s.xsave + XSAVE_YMM, 0, nr_registers(c) * 16);
 	memset(c->s.xsave + XSAVE_ZMM_HI256, 0, nr_registers(c) * 32);
+	if (c->mode == MODE_64)
+		*xstate_bv(&c->s) &= (uint8_t) ~(XCR0_AVX | XCR0_ZMM_HI256);
 	OP_NEXT(c, o);
 }
 
@@ -311,6 +314,15 @@ static op_fn *handler(ZydisMnemonic mnemonic)
 		return op_vzeroall;
 	case ZYDIS_MNEMONIC_VZEROUPPER:
 		return op_vzeroupper;
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64:
+		return op_xrstor;
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64:
+		return op_xsave;
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+	case ZYDIS_MNEMONIC_XSAVEOPT64:
+		return op_xsaveopt;
 	default:
 		return NULL;
 	}
