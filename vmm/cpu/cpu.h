@@ -61,7 +61,7 @@ enum {
 
 /* --- software TLB ---------------------------------------------------------- */
 
-#define TLB_BITS    12
+#define TLB_BITS    14
 #define TLB_ENTRIES (1u << TLB_BITS)
 #define TLB_INVALID UINT64_MAX
 

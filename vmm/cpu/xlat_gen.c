@@ -272,9 +272,12 @@ static struct place emit_stack(struct gen *g, struct insn *n, bool write)
 
 /* --- instructions that keep their form ----------------------------------------------------- */
 
-static void call_vec_gate(struct emit *e)
+/* Once a block: nothing in it takes the vector registers away again. */
+static void call_vec_gate(struct gen *g)
 {
-	emit_gs(e, false, 0xff, 2, CPU_OFF(x.vec_gate));
+	if (!g->vec_live)
+		emit_gs(g->e, false, 0xff, 2, CPU_OFF(x.vec_gate));
+	g->vec_live = true;
 }
 
 /* Where in the encoding a register operand stands. */
@@ -359,7 +362,7 @@ static bool emit_plain(struct gen *g, struct insn *n)
 		return false;
 
 	if (n->vec)
-		call_vec_gate(g->e);
+		call_vec_gate(g);
 	if (n->mem >= 0) {
 		struct place at =
 			emit_operand(g, n,
@@ -397,7 +400,7 @@ static bool emit_opreg_insn(struct gen *g, struct insn *n)
 	if (n->mem >= 0)
 		return false;
 	if (n->vec)
-		call_vec_gate(g->e);
+		call_vec_gate(g);
 	want_flags(g, n);
 	g->mark[g->b->nr_marks - 1].flags = (uint8_t)g->flags;
 	if (!p || xlat_is_high_byte(p->reg.value) || gpr == OP_NO_REG) {
@@ -862,6 +865,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	g->b = b;
 	g->number = number;
 	g->nr_cold = 0;
+	g->vec_live = false;
 	g->index = 0;
 	end = xlat_decode(g, page_gpa);
 	g->flags = b->flags_live ? FLAGS_MEM : FLAGS_DEAD;

@@ -87,6 +87,7 @@ struct gen {
 	unsigned nr_insns, nr_cold;
 	unsigned index; /* of the instruction being emitted */
 	enum flags_at flags;
+	bool vec_live;
 	uint8_t *begin;
 	struct insn insn[XBLOCK_INSNS + 1];
 	struct xmark mark[XBLOCK_INSNS + 1];
