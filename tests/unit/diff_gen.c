@@ -210,6 +210,22 @@ static enum cpu_feature feature_of(ZydisISASet set)
 	case ZYDIS_ISA_SET_AVX512CD_256:
 	case ZYDIS_ISA_SET_AVX512CD_512:
 		return CPU_AVX512CD;
+	case ZYDIS_ISA_SET_GFNI:
+	case ZYDIS_ISA_SET_AVX_GFNI:
+	case ZYDIS_ISA_SET_AVX512_GFNI_128:
+	case ZYDIS_ISA_SET_AVX512_GFNI_256:
+	case ZYDIS_ISA_SET_AVX512_GFNI_512:
+		return CPU_GFNI;
+	case ZYDIS_ISA_SET_VAES:
+	case ZYDIS_ISA_SET_AVX512_VAES_128:
+	case ZYDIS_ISA_SET_AVX512_VAES_256:
+	case ZYDIS_ISA_SET_AVX512_VAES_512:
+		return CPU_VAES;
+	case ZYDIS_ISA_SET_VPCLMULQDQ:
+	case ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_128:
+	case ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_256:
+	case ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_512:
+		return CPU_VPCLMULQDQ;
 	default:
 		return CPU_FEATURE_COUNT;
 	}
@@ -510,9 +526,13 @@ static bool uses_reg(const struct decoded *d)
 /* True when ModRM.reg is just an operand, or absent: other numbers are the same form. */
 static bool consider(struct form_list *l, struct form *f, uint8_t vvvv, const char *only)
 {
-	struct choice k = {
-		.reg = f->reg, .rm = f->rm, .vvvv = vvvv, .base = RBX, .index = RSI, .imm = 0x11
-	};
+	struct choice k = { .reg = f->reg,
+			    .rm = f->rm,
+			    .vvvv = vvvv,
+			    .base = RBX,
+			    .index = RSI,
+			    .imm = 0x11,
+			    .mode = f->vsib ? ADDR_INDEX : ADDR_BASE };
 	struct writer w;
 	struct decoded d;
 
@@ -524,6 +544,8 @@ static bool consider(struct form_list *l, struct form *f, uint8_t vvvv, const ch
 			return false;
 	}
 	if (only && strcmp(only, ZydisMnemonicGetString(d.insn.mnemonic)))
+		return false;
+	if (f->vsib && !(d.insn.attributes & ZYDIS_ATTRIB_HAS_SIB))
 		return false;
 	f->mnemonic = d.insn.mnemonic;
 	f->key = key_of(&d);
@@ -577,7 +599,12 @@ static void find_opcode(struct form_list *l, struct form f, const char *only)
 	for (f.reg = 0; f.reg < 8; f.reg++)
 		if (consider_vvvv(l, &f, only))
 			break;
-	f.memory = false;
+	f.vsib = true;
+	if (f.encoding != FORM_LEGACY && f.reg == 8) {
+		f.reg = 0;
+		consider_vvvv(l, &f, only);
+	}
+	f.vsib = f.memory = false;
 	for (f.reg = 0; f.reg < 8; f.reg++)
 		for (f.rm = 0; f.rm < nr_rm; f.rm++)
 			if (consider_vvvv(l, &f, only))
@@ -828,6 +855,8 @@ static void random_choice(struct choice *k, const struct form *f)
 		k->mask = (uint8_t)random_below(8);
 		k->zeroing = k->mask && one_in(2);
 	}
+	if (f->vsib)
+		k->mode = ADDR_INDEX;
 	if (f->memory && one_in(8))
 		k->addr32 = true;
 	if (one_in(8)) {
@@ -968,6 +997,32 @@ static void random_operand(struct diff_case *t, const struct decoded *d, uint64_
 	patch(t, at, v, MIN(bytes, (unsigned)sizeof(v)));
 }
 
+static uint8_t *vector_at(struct diff_state *s, unsigned reg, unsigned at)
+{
+	if (reg >= 16)
+		return s->xsave + XSAVE_HI16_ZMM + (reg - 16) * 64 + at;
+	if (at < 16)
+		return s->xsave + offsetof(struct fx_image, xmm) + reg * 16 + at;
+	if (at < 32)
+		return s->xsave + XSAVE_YMM + reg * 16 + at - 16;
+	return s->xsave + XSAVE_ZMM_HI256 + reg * 32 + at - 32;
+}
+
+/* Indices that mostly stay near the base. */
+static void aim_vector(struct diff_case *t, const struct decoded *d, ZydisRegister index)
+{
+	const char *name = ZydisMnemonicGetString(d->insn.mnemonic);
+	bool dwords = strstr(name, "gatherd") || strstr(name, "scatterd");
+	unsigned reg = (unsigned)ZydisRegisterGetId(index), step = dwords ? 4 : 8;
+	bool wild = one_in(8);
+
+	for (unsigned at = 0; at < 64; at += step) {
+		int64_t v = wild && one_in(8) ? (int64_t)random_u64() : 24 - (int)random_below(48);
+
+		memcpy(vector_at(&t->in, reg, at), &v, step);
+	}
+}
+
 static void aim_operands(struct diff_case *t, const struct decoded *d, uint64_t fixed)
 {
 	for (unsigned i = 0; i < d->insn.operand_count; i++) {
@@ -985,6 +1040,8 @@ static void aim_operands(struct diff_case *t, const struct decoded *d, uint64_t 
 		if (pops_flags(&d->insn))
 			target = DIFF_DATA + 512 + random_below(1024);
 		aim(t, d, op, target);
+		if (op->mem.type == ZYDIS_MEMOP_TYPE_VSIB)
+			aim_vector(t, d, op->mem.index);
 		if (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
 			random_operand(t, d, target, op->size / 8u);
 	}

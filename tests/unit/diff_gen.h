@@ -23,6 +23,7 @@ struct form {
 	uint8_t opcode;
 	uint8_t reg, rm, vvvv, mask; /* as first found */
 	bool opcode_reg;             /* the low bits of the opcode name a register */
+	bool vsib;                   /* the index is a vector */
 	uint64_t key;
 	ZydisMnemonic mnemonic;
 };

@@ -144,6 +144,20 @@ static bool same_data(const struct diff_case *t, const struct diff_outcome *a,
 	return !memcmp(a->data, b->data, sizeof(a->data)) || (a->vector == 14 && is_piecewise(t));
 }
 
+/* How much of a gather has happened when it faults is up to the processor. */
+static bool is_gather(const struct diff_case *t)
+{
+	struct decoded_case d;
+
+	if (!decode_case(t, &d))
+		return false;
+	for (unsigned i = 0; i < d.insn.operand_count; i++)
+		if (d.op[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    d.op[i].mem.type == ZYDIS_MEMOP_TYPE_VSIB)
+			return true;
+	return false;
+}
+
 static bool same_vectors(const struct diff_state *a, const struct diff_state *b)
 {
 	if ((diff_xcr0() & XCR0_AVX) && memcmp(a->xsave + XSAVE_YMM, b->xsave + XSAVE_YMM, 256))
@@ -178,7 +192,9 @@ static bool same(const struct diff_case *t, const struct diff_outcome *a,
 {
 	return same_fault(t, a, b) && !memcmp(a->out.gpr, b->out.gpr, sizeof(a->out.gpr)) &&
 	       a->out.rip == b->out.rip && !((a->out.rflags ^ b->out.rflags) & flags_compared(t)) &&
-	       same_x87(t, a, b) && same_vectors(&a->out, &b->out) && same_data(t, a, b);
+	       ((a->vector != DIFF_BREAK && is_gather(t)) ||
+		(same_x87(t, a, b) && same_vectors(&a->out, &b->out))) &&
+	       same_data(t, a, b);
 }
 
 /* --- showing a difference -------------------------------------------------------------- */
@@ -298,7 +314,7 @@ static void compare_batch(const struct diff_batch *b, struct tally *sum)
 	}
 }
 
-static void test_every_form(void **state)
+static void test_forms(const struct engine_ops *engine)
 {
 	struct diff_batch *b = native_start(); /* before there are threads */
 	struct host host = sim_create(NULL);
@@ -308,7 +324,7 @@ static void test_every_form(void **state)
 	unsigned nr_cases;
 
 	assert_non_null(b);
-	assert_true(guest_start(&host));
+	assert_true(guest_start(&host, engine));
 	random_seed(setting("DIFF_SEED", 1));
 	forms_find(&l, getenv("DIFF_ONLY"));
 	nr_cases = l.nr_forms * cases_a_form;
@@ -328,9 +344,22 @@ static void test_every_form(void **state)
 		assert_true(l.nr_forms >= 1000);
 }
 
+static void test_interpreter(void **state)
+{
+	test_forms(&engine_interp);
+}
+
+static void test_translator(void **state)
+{
+	test_forms(&engine_soft);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_every_form) };
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_interpreter),
+		cmocka_unit_test(test_translator),
+	};
 
 	alarm(TIME_LIMIT_S);
 	return cmocka_run_group_tests(tests, NULL, NULL);
