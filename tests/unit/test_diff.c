@@ -35,14 +35,21 @@ static unsigned setting(const char *name, unsigned otherwise)
 
 /* --- comparing ----------------------------------------------------------------------- */
 
+/* Translated code hides the addresses that the x87 notes, for they are the host's. */
+static bool pointers_compared;
+
+static bool same_pointers(const struct fx_image *a, const struct fx_image *b)
+{
+	return !pointers_compared || (a->opcode == b->opcode && a->ip == b->ip && a->dp == b->dp);
+}
+
 static bool same_fx(const struct fx_image *a, const struct fx_image *b)
 {
 	for (unsigned i = 0; i < 8; i++)
 		if (memcmp(a->st[i], b->st[i], 10))
 			return false;
-	return a->cw == b->cw && a->sw == b->sw && a->tags == b->tags && a->opcode == b->opcode &&
-	       a->ip == b->ip && a->dp == b->dp && a->mxcsr == b->mxcsr &&
-	       !memcmp(a->xmm, b->xmm, sizeof(a->xmm));
+	return a->cw == b->cw && a->sw == b->sw && a->tags == b->tags && same_pointers(a, b) &&
+	       a->mxcsr == b->mxcsr && !memcmp(a->xmm, b->xmm, sizeof(a->xmm));
 }
 
 struct decoded_case {
@@ -187,9 +194,22 @@ static bool same_x87(const struct diff_case *t, const struct diff_outcome *a,
 	return same_fx(&fa, &fb);
 }
 
+/* Translated code jumps to where nobody can be, and faults there. */
+static bool jumps_nowhere(const struct diff_case *t, const struct diff_outcome *a)
+{
+	struct decoded_case d;
+
+	return !pointers_compared && a->vector == 13 && decode_case(t, &d) &&
+	       (d.insn.meta.category == ZYDIS_CATEGORY_RET ||
+		d.insn.meta.category == ZYDIS_CATEGORY_CALL ||
+		d.insn.meta.category == ZYDIS_CATEGORY_UNCOND_BR);
+}
+
 static bool same(const struct diff_case *t, const struct diff_outcome *a,
 		 const struct diff_outcome *b)
 {
+	if (jumps_nowhere(t, a))
+		return b->vector == 13;
 	return same_fault(t, a, b) && !memcmp(a->out.gpr, b->out.gpr, sizeof(a->out.gpr)) &&
 	       a->out.rip == b->out.rip && !((a->out.rflags ^ b->out.rflags) & flags_compared(t)) &&
 	       ((a->vector != DIFF_BREAK && is_gather(t)) ||
@@ -346,11 +366,13 @@ static void test_forms(const struct engine_ops *engine)
 
 static void test_interpreter(void **state)
 {
+	pointers_compared = true;
 	test_forms(&engine_interp);
 }
 
 static void test_translator(void **state)
 {
+	pointers_compared = false;
 	test_forms(&engine_soft);
 }
 

@@ -233,6 +233,13 @@ static enum kind stack_kind(struct insn *n)
 	return K_PUSH;
 }
 
+/* No register tells that these need the guest's MXCSR. */
+static bool rounds_from_memory(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_CVTSS2SI || m == ZYDIS_MNEMONIC_CVTTSS2SI ||
+	       m == ZYDIS_MNEMONIC_CVTSD2SI || m == ZYDIS_MNEMONIC_CVTTSD2SI;
+}
+
 static enum xvec vec_needed(const ZydisDecodedInstruction *z)
 {
 	if (!is_wide_vec(z))
@@ -289,7 +296,7 @@ static enum kind classify(struct cpu *c, struct insn *n)
 	    z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
 	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
 		n->vec = true;
-	if (is_wide_vec(z))
+	if (is_wide_vec(z) || rounds_from_memory(z->mnemonic))
 		n->vec = true;
 	if (n->vec && xlat_vec(c) < vec_needed(z))
 		return K_INTERP;
