@@ -7,6 +7,11 @@
 #include "cpu/mmu.h"
 #include "cpu/xstate.h"
 
+/* Set where the objects it takes are compiled without vector registers: see the Makefile. */
+#ifndef XLAT_QUIET_FILL
+#define XLAT_QUIET_FILL 0
+#endif
+
 /* Host registers that hold guest registers; r10, r11 and the stack pointer do not. */
 static const uint8_t home_of[][2] = {
 	{ RAX, H_RAX }, { RCX, H_RCX }, { RDX, H_RDX }, { RBX, H_RBX }, { RSP, H_R15 },
@@ -157,11 +162,6 @@ static void make_vec_load(struct emit *e, const struct xlat *x, struct xtramp *t
 	emit_u8(e, 0xc3);
 }
 
-static bool fill_tlb(struct cpu *c, uint64_t gva, uint32_t bytes, uint32_t access)
-{
-	return mmu_fill(c, gva, bytes, (enum mmu_access)access);
-}
-
 /* C code that touches vector registers shall find them free, and not keep them. */
 static void save_if_live(struct emit *e, const struct xlat *x)
 {
@@ -179,9 +179,30 @@ static void load_if_live(struct emit *e, const struct xlat *x)
 	emit_patch(e, skip, emit_here(e));
 }
 
+typedef bool fill_fn(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
+
+/* @fn for the address in rbx and the bytes in rbp. Returns the jump to take if it fails. */
+static uint8_t *call_fill(struct emit *e, fill_fn *fn, enum mmu_access access)
+{
+	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
+	emit_mov(e, H_RSI, H_RBX);
+	emit_mov(e, H_RDX, H_RBP);
+	emit_mov_imm(e, H_RCX, access);
+	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)fn);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
+	emit_u8(e, 0xff); /* call rax */
+	emit_u8(e, 0xd0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
+	emit_rr(e, false, 0x84, H_RAX, H_RAX); /* test al, al */
+	return emit_jcc(e, CC_Z, 0);
+}
+
 /*
  * Called with the address in r10, the number of bytes in r11 and, in x.what, the place of the
  * instruction. Returns when the TLB has the page, else leaves for the interpreter.
+ *
+ * Mostly the page is just not in the TLB; then the guest's vector registers stay where
+ * they are, which is most of the time that a fill would take.
  */
 static uint64_t make_fill(struct emit *e, const struct xlat *x, enum mmu_access access)
 {
@@ -189,18 +210,16 @@ static uint64_t make_fill(struct emit *e, const struct xlat *x, enum mmu_access 
 	uint8_t *failed;
 
 	save_guest(e);
+	emit_mov(e, H_RBX, H_R10);
+	emit_mov(e, H_RBP, H_R11);
+	if (XLAT_QUIET_FILL) {
+		failed = call_fill(e, mmu_fill_quietly, access);
+		load_guest(e);
+		emit_u8(e, 0xc3);
+		emit_patch(e, failed, emit_here(e));
+	}
 	save_if_live(e, x);
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
-	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
-	emit_mov(e, H_RSI, H_R10);
-	emit_mov(e, H_RDX, H_R11);
-	emit_mov_imm(e, H_RCX, access);
-	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)fill_tlb);
-	emit_u8(e, 0xff); /* call rax */
-	emit_u8(e, 0xd0);
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
-	emit_rr(e, false, 0x84, H_RAX, H_RAX); /* test al, al */
-	failed = emit_jcc(e, CC_Z, 0);
+	failed = call_fill(e, mmu_fill, access);
 	load_if_live(e, x);
 	load_guest(e);
 	emit_u8(e, 0xc3);
