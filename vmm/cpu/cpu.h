@@ -190,6 +190,8 @@ struct cpu {
 		_Atomic uint32_t *attention;
 		uint32_t why;      /* enum xlat_exit */
 		uint32_t what;     /* which edge, or which offset in the page */
+		uint32_t user;     /* CPL is not 0 */
+		uint32_t waiting;  /* an interrupt or NMI is held back: STI has to look */
 		uint32_t vec_live; /* guest's vector registers are in the host's */
 	} x;
 	struct xlat_jump jump[XLAT_JUMPS];

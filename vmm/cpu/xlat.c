@@ -75,6 +75,7 @@ void xlat_destroy(struct cpu *c)
 void xlat_asid_changed(struct cpu *c)
 {
 	c->x.jump_key = c->asid << 48 | (uint64_t)xlat_vec(c) << 60;
+	c->x.user = c->cpl != 0;
 }
 
 /* --- the jump cache -------------------------------------------------------------- */

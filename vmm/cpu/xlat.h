@@ -28,7 +28,7 @@ enum xlat_result xlat_run(struct cpu *c);
 /* At serialising points: forget what others have modified. */
 void xlat_sync(struct cpu *c);
 
-/* ASIDs have changed: jump-cache tags follow. */
+/* ASIDs or CPL have changed: what emitted code tests follows. */
 void xlat_asid_changed(struct cpu *c);
 
 /* ASIDs begin anew. */
