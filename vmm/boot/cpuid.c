@@ -1,11 +1,11 @@
 /*
  * cpuid.c - what CPUID tells a guest.
  *
- * The guest sees an Intel processor of the Snow Ridge family (family 6, model
- * 0x86) on every host and under every executor. It is a real processor without
- * AVX, so that software which tunes itself by model number does well with what is
- * offered here; and IA32_ARCH_CAPABILITIES says that it has none of the flaws for
- * which operating systems slow themselves down. docs/guest-cpu.md has the reasons.
+ * The guest sees an Intel processor with the model number of the Snow Ridge family
+ * (family 6, model 0x86) on every host and under every executor, with the vector
+ * extensions that the host has. Operating systems know no flaw of that model, and
+ * IA32_ARCH_CAPABILITIES says that it has none of those for which they would slow
+ * themselves down. docs/guest-cpu.md has the reasons.
  *
  * References: SDM vol. 2, CPUID; SDM vol. 4 for IA32_ARCH_CAPABILITIES; the Linux
  * kernel's Documentation/virt/kvm/x86/cpuid.rst for the leaves at 0x40000000.
