@@ -149,9 +149,9 @@ static enum cpu_feature feature_of(ZydisISASet set)
 	case ZYDIS_ISA_SET_CLFSH:
 		return CPU_CLFLUSH;
 	case ZYDIS_ISA_SET_XSAVE:
-	case ZYDIS_ISA_SET_XSAVEC:
-	case ZYDIS_ISA_SET_XSAVEOPT:
 		return CPU_XSAVE;
+	case ZYDIS_ISA_SET_XSAVEOPT:
+		return CPU_XSAVEOPT;
 	case ZYDIS_ISA_SET_AVX:
 	case ZYDIS_ISA_SET_AVXAES:
 		return CPU_AVX;
@@ -186,19 +186,25 @@ static enum cpu_feature feature_of(ZydisISASet set)
 	case ZYDIS_ISA_SET_AVX512CD_256:
 	case ZYDIS_ISA_SET_AVX512CD_512:
 		return CPU_AVX512CD;
+	case ZYDIS_ISA_SET_GFNI:
+	case ZYDIS_ISA_SET_AVX_GFNI:
+	case ZYDIS_ISA_SET_AVX512_GFNI_128:
+	case ZYDIS_ISA_SET_AVX512_GFNI_256:
+	case ZYDIS_ISA_SET_AVX512_GFNI_512:
+		return CPU_GFNI;
+	case ZYDIS_ISA_SET_VAES:
+	case ZYDIS_ISA_SET_AVX512_VAES_128:
+	case ZYDIS_ISA_SET_AVX512_VAES_256:
+	case ZYDIS_ISA_SET_AVX512_VAES_512:
+		return CPU_VAES;
+	case ZYDIS_ISA_SET_VPCLMULQDQ:
+	case ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_128:
+	case ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_256:
+	case ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_512:
+		return CPU_VPCLMULQDQ;
 	default:
 		return CPU_FEATURE_COUNT;
 	}
-}
-
-/* CPUID leaf 0xD, subleaf 1; we offer them wherever we offer XSAVE. */
-static bool host_has_xsave_variant(ZydisISASet set)
-{
-	uint32_t eax, ebx, ecx, edx;
-
-	if (!__get_cpuid_count(0xd, 1, &eax, &ebx, &ecx, &edx))
-		return false;
-	return eax & (set == ZYDIS_ISA_SET_XSAVEOPT ? BIT(0) : BIT(1));
 }
 
 static bool host_has(ZydisISASet set)
@@ -208,9 +214,6 @@ static bool host_has(ZydisISASet set)
 
 	if (!has.word[0])
 		cpuid_host_features(&has);
-	if ((set == ZYDIS_ISA_SET_XSAVEC || set == ZYDIS_ISA_SET_XSAVEOPT) &&
-	    !host_has_xsave_variant(set))
-		return false;
 	return f < CPU_FEATURE_COUNT && (has.word[f / 64] & BIT64(f % 64));
 }
 

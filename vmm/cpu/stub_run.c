@@ -71,7 +71,10 @@ static inline bool gate_wide(struct cpu *c, const struct op *o, uint64_t xcr0)
 		return false;
 	if (unlikely(!(c->s.cr4 & CR4_OSXSAVE) || (c->s.xcr0 & xcr0) != xcr0))
 		return refuse(c, o, EXC_UD);
-	return likely(!(c->s.cr0 & CR0_TS)) || refuse(c, o, EXC_NM);
+	if (unlikely(c->s.cr0 & CR0_TS))
+		return refuse(c, o, EXC_NM);
+	*xstate_bv(&c->s) |= (uint8_t)xcr0;
+	return true;
 }
 
 static inline bool gate_fx(struct cpu *c, const struct op *o)
