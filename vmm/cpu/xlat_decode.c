@@ -145,6 +145,9 @@ static void note_flags(struct insn *n)
 	n->writes = (uint16_t)((f->modified | f->set_0 | f->set_1 | f->undefined) & FLAGS_ALL);
 	if (writes_flags_always(n))
 		n->kills = n->writes;
+	/* The manual leaves others undefined; processors leave them as they are. */
+	if (n->z.meta.category == ZYDIS_CATEGORY_BITBYTE)
+		n->kills &= ZYDIS_CPUFLAG_CF;
 }
 
 /* A plain instruction that can keep its form; operands decide. */
