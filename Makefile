@@ -109,7 +109,7 @@ $B/tests/fuzz/fuzz_%: $B/tests/fuzz/fuzz_%.o $B/libsim.a $B/libalcazar.a
 	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 
 GUEST_CFLAGS := $(CSTD) -O2 -g $(WARN) -MMD -MP -ffreestanding -fno-pie -fno-stack-protector \
-	-fcf-protection=none -fno-asynchronous-unwind-tables -fno-strict-aliasing \
+	-fcf-protection=none -fno-asynchronous-unwind-tables -fno-strict-aliasing -fno-delete-null-pointer-checks \
 	-mno-red-zone -mgeneral-regs-only -Itests/guest/rt
 GUEST_LDFLAGS := -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 \
 	-Wl,--no-warn-rwx-segments -T tests/guest/rt/guest.ld
