@@ -57,7 +57,7 @@ INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
 .PHONY: all lib unit guests initrd kernel deps demo demo-run run check check-run check-long \
-	boot-kernels bench format format-check tidy check-headers check-deps fuzz fuzz-run \
+	boot-kernels bench bench-engine format format-check tidy check-headers check-deps fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
 .PRECIOUS: $B/%.o $G/64/%.o $G/32/%.o build/tests/initrd/%
@@ -187,6 +187,22 @@ boot-kernels: all initrd ## boot the other kernels of the distribution
 
 bench: all guests kernel initrd ## the figures of this machine
 	@B=$B bench/run
+
+# The same program runs natively and in the guests. Vectors are where it says so.
+ENGINE_SRC := $(sort $(wildcard bench/engine/*.c))
+build/bench/work: $(ENGINE_SRC) bench/engine/work.h
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 -fno-tree-vectorize -fno-math-errno $(WARN) -static -pthread \
+		-o $@ $(ENGINE_SRC)
+build/bench/initrd: bench/engine/init build/bench/work tools/make-initrd
+	$(call say,INITRD)
+	$(Q)tools/make-initrd $@ bench/engine/init build/bench/work
+bench-engine: ## how fast guests run: native, ours, QEMU's; WORKLOADS, ENGINES, ROUNDS select
+	@tools/install-deps
+	@tools/install-deps bench
+	@$(MAKE) --no-print-directory all guests kernel build/bench/initrd
+	@B=$B bench/engine/run
 
 # --- what the sources must be -------------------------------------------------
 

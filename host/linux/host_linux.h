@@ -30,6 +30,14 @@ int host_linux_topology_from(const char *source, struct machine_model *out, char
 			     size_t why_bytes);
 
 /*
+ * Measures latency and bandwidth between all nodes of the live host into
+ * m->latency_ns and m->bandwidth_mibs: about half a second a pair, during which every
+ * core of a node is busy. progress() may be NULL. -errno, and the arrays are NULL.
+ */
+int host_linux_measure(const struct host *h, struct machine_model *m,
+		       void (*progress)(void *arg, unsigned done, unsigned all), void *arg);
+
+/*
  * Call fn on an event thread whenever @fd is readable or hung up. fn may be called
  * once too often and must not block for long. -EPERM: a regular file.
  */

@@ -9,7 +9,7 @@
  *   event.c     event threads: timers and watched files
  *   mem.c       guest memory, node-local memory, code mapped twice
  *   fault.c     synchronous faults; sync.c the core-serialising barrier
- *   topology.c  discovery by hwloc;  meminfo.c free memory
+ *   topology.c  discovery by hwloc;  meminfo.c free memory;  measure.c how far it is
  *
  * The file-scope state is what a process has only once: signal dispositions
  * and the calling thread's own records.
@@ -103,6 +103,8 @@ int linux_topology_discover(void *ctx, struct machine_model *out);
 /* What cannot be found out stays as it is. */
 void linux_meminfo_system(uint64_t *total, uint64_t *free);
 void linux_meminfo_node(unsigned os_index, uint64_t *total, uint64_t *free);
+/* Huge pages reserved on a node, by size; what is there replaces what @huge says. */
+void linux_meminfo_huge(unsigned os_index, struct machine_pages huge[MACHINE_PAGE_SIZES]);
 uint64_t linux_meminfo_cgroup_free(void); /* UINT64_MAX: no limit */
 
 #endif

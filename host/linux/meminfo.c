@@ -128,6 +128,21 @@ static uint64_t group_free(char *line)
 	return tightest(dir, strlen(root), "memory.limit_in_bytes", "memory.usage_in_bytes");
 }
 
+void linux_meminfo_huge(unsigned os_index, struct machine_pages huge[MACHINE_PAGE_SIZES])
+{
+	for (unsigned i = 0; i < MACHINE_PAGE_SIZES; i++) {
+		char dir[96];
+
+		snprintf(dir, sizeof(dir),
+			 "/sys/devices/system/node/node%u/hugepages/hugepages-%llukB", os_index,
+			 (unsigned long long)huge[i].bytes / 1024);
+		if (!huge[i].bytes)
+			continue;
+		read_number(dir, "nr_hugepages", &huge[i].total);
+		read_number(dir, "free_hugepages", &huge[i].free);
+	}
+}
+
 uint64_t linux_meminfo_cgroup_free(void)
 {
 	FILE *f = fopen("/proc/self/cgroup", "re");

@@ -102,6 +102,23 @@ static void fill_pus(hwloc_topology_t t, struct machine_model *m, const struct p
 	m->nr_llcs = llc + 1;
 }
 
+/* hwloc knows the sizes and how many there are; how many are free, only the live host. */
+static void fill_huge_pages(const struct hwloc_numanode_attr_s *attr, struct machine_node *n,
+			    bool live)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < attr->page_types_len && nr < MACHINE_PAGE_SIZES; i++) {
+		if (attr->page_types[i].size <= PAGE_SIZE)
+			continue;
+		n->huge[nr++] = (struct machine_pages){ .bytes = attr->page_types[i].size,
+							.total = attr->page_types[i].count,
+							.free = attr->page_types[i].count };
+	}
+	if (live)
+		linux_meminfo_huge(n->os_index, n->huge);
+}
+
 static void fill_nodes(hwloc_topology_t t, struct machine_model *m, bool live)
 {
 	hwloc_const_nodeset_t allowed = hwloc_topology_get_allowed_nodeset(t);
@@ -127,6 +144,33 @@ static void fill_nodes(hwloc_topology_t t, struct machine_model *m, bool live)
 			.free_bytes = MIN(MIN(left, bytes), limit),
 			.usable = hwloc_bitmap_isset(allowed, o->os_index),
 		};
+		fill_huge_pages(&o->attr->numanode, &m->node[i], live);
+	}
+}
+
+/* Network and disk controllers that are near one node. */
+static void fill_ios(hwloc_topology_t t, struct machine_model *m)
+{
+	for (hwloc_obj_t o = hwloc_get_next_osdev(t, NULL); o && m->nr_ios < MACHINE_IOS_MAX;
+	     o = hwloc_get_next_osdev(t, o)) {
+		hwloc_obj_osdev_type_t type = o->attr->osdev.type;
+		hwloc_obj_t near = hwloc_get_non_io_ancestor_obj(t, o), node;
+
+		if ((type != HWLOC_OBJ_OSDEV_NETWORK && type != HWLOC_OBJ_OSDEV_BLOCK) || !near ||
+		    hwloc_bitmap_weight(near->nodeset) != 1)
+			continue;
+		node = hwloc_get_numanode_obj_by_os_index(t, (unsigned)hwloc_bitmap_first(
+								     near->nodeset));
+		if (!node)
+			continue;
+		m->io[m->nr_ios] = (struct machine_io){
+			.kind = type == HWLOC_OBJ_OSDEV_NETWORK ? MACHINE_IO_NETWORK
+								: MACHINE_IO_DISK,
+			.node = node->logical_index,
+		};
+		snprintf(m->io[m->nr_ios].name, sizeof(m->io[0].name), "%s",
+			 o->name ? o->name : "?");
+		m->nr_ios++;
 	}
 }
 
@@ -158,6 +202,7 @@ static void fill_distances(hwloc_topology_t t, struct machine_model *m)
 				m->distance[at] = (unsigned)d->values[i * d->nbobjs + j];
 			}
 		}
+		m->has_distances = true;
 	}
 	hwloc_distances_release(t, d);
 }
@@ -194,6 +239,8 @@ static int model_from(hwloc_topology_t t, struct machine_model *m, const struct 
 	fill_pus(t, m, allowed);
 	fill_nodes(t, m, live);
 	fill_distances(t, m);
+	if (m->nr_nodes > 1)
+		fill_ios(t, m);
 
 	first = hwloc_get_obj_by_type(t, HWLOC_OBJ_PU, 0);
 	m->l1d_bytes = cache_bytes(cache_of_level(first, HWLOC_OBJ_L1CACHE));
@@ -203,13 +250,15 @@ static int model_from(hwloc_topology_t t, struct machine_model *m, const struct 
 	return 0;
 }
 
-/* Keep what the model needs; disallowed PUs are shown, not hidden. */
-static int topology_prepare(hwloc_topology_t *t)
+/* Keep what the model needs (devices take time to look for); disallowed PUs are shown, not hidden.
+ */
+static int topology_prepare(hwloc_topology_t *t, bool with_io)
 {
 	if (hwloc_topology_init(t))
 		return -ENOMEM;
 	hwloc_topology_set_flags(*t, HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED);
-	hwloc_topology_set_io_types_filter(*t, HWLOC_TYPE_FILTER_KEEP_NONE);
+	hwloc_topology_set_io_types_filter(*t, with_io ? HWLOC_TYPE_FILTER_KEEP_IMPORTANT
+						       : HWLOC_TYPE_FILTER_KEEP_NONE);
 	hwloc_topology_set_type_filter(*t, HWLOC_OBJ_MISC, HWLOC_TYPE_FILTER_KEEP_NONE);
 	hwloc_topology_set_type_filter(*t, HWLOC_OBJ_L1ICACHE, HWLOC_TYPE_FILTER_KEEP_ALL);
 	return 0;
@@ -219,7 +268,7 @@ int linux_topology_discover(void *ctx, struct machine_model *out)
 {
 	struct linux_host *h = ctx;
 	hwloc_topology_t t;
-	int err = topology_prepare(&t);
+	int err = topology_prepare(&t, h->many_nodes);
 
 	if (err)
 		return err;
@@ -240,7 +289,7 @@ int host_linux_topology_from(const char *source, struct machine_model *out, char
 {
 	bool xml = is_xml(source);
 	hwloc_topology_t t;
-	int err = topology_prepare(&t);
+	int err = topology_prepare(&t, true);
 
 	if (err)
 		return err;

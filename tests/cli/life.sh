@@ -150,7 +150,7 @@ cpus_are()
 {
 	local want=$1
 	shift
-	[ "$("$alcazar" run --dry-run --json "$@" | grep -c '"vcpu"')" = "$want" ]
+	[ "$("$alcazar" run --dry-run --json "$@" | grep -c '"id"')" = "$want" ]
 }
 check "its CPUs count" cpus_are 3 --config c.yaml
 check "unless a flag says so" cpus_are 2 --config c.yaml --cpus 2

@@ -10,6 +10,7 @@
 #define TESTS_UNIT_DIFF_H
 
 #include "core/cpu_state.h"
+#include "core/engine.h"
 #include "core/host.h"
 
 #define DIFF_BATCH     256
@@ -22,7 +23,7 @@
 #define DIFF_WRITE_SIZE 0x2000u
 #define DIFF_DATA_SIZE  0x3000u
 
-#define DIFF_PATCH_MAX 64
+#define DIFF_PATCH_MAX 576 /* an XSAVE area with its header */
 
 #define DIFF_BREAK 3 /* vector that ends a case in which nothing happened */
 
@@ -67,7 +68,7 @@ struct diff_batch *native_start(void);
 bool native_run(void);
 void native_stop(void);
 
-bool guest_start(const struct host *host);
+bool guest_start(const struct host *host, const struct engine_ops *engine);
 /* Code and data of the batch are in place from here on. */
 void guest_load(const struct diff_batch *b);
 void guest_run(const struct diff_case *t, struct diff_outcome *out);

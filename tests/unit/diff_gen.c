@@ -6,6 +6,7 @@
 #include "boot/cpuid.h"
 #include "cpu/xstate.h"
 
+#include <cpuid.h>
 #include <stdlib.h>
 
 #define FORMS_MAX 16384
@@ -103,6 +104,8 @@ static bool is_system(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_VERW:
 	case ZYDIS_MNEMONIC_WBINVD:
 	case ZYDIS_MNEMONIC_WRMSR:
+	case ZYDIS_MNEMONIC_XGETBV:
+	case ZYDIS_MNEMONIC_XSETBV:
 		return true;
 	default:
 		return false;
@@ -176,6 +179,10 @@ static enum cpu_feature feature_of(ZydisISASet set)
 		return CPU_MOVBE;
 	case ZYDIS_ISA_SET_CLFSH:
 		return CPU_CLFLUSH;
+	case ZYDIS_ISA_SET_XSAVE:
+	case ZYDIS_ISA_SET_XSAVEC:
+	case ZYDIS_ISA_SET_XSAVEOPT:
+		return CPU_XSAVE;
 	case ZYDIS_ISA_SET_AVX:
 	case ZYDIS_ISA_SET_AVXAES:
 		return CPU_AVX;
@@ -215,6 +222,16 @@ static enum cpu_feature feature_of(ZydisISASet set)
 	}
 }
 
+/* CPUID leaf 0xD, subleaf 1; we offer them wherever we offer XSAVE. */
+static bool host_has_xsave_variant(ZydisISASet set)
+{
+	uint32_t eax, ebx, ecx, edx;
+
+	if (!__get_cpuid_count(0xd, 1, &eax, &ebx, &ecx, &edx))
+		return false;
+	return eax & (set == ZYDIS_ISA_SET_XSAVEOPT ? BIT(0) : BIT(1));
+}
+
 static bool host_has(ZydisISASet set)
 {
 	static struct cpu_features has;
@@ -222,6 +239,9 @@ static bool host_has(ZydisISASet set)
 
 	if (!has.word[0])
 		cpuid_host_features(&has);
+	if ((set == ZYDIS_ISA_SET_XSAVEC || set == ZYDIS_ISA_SET_XSAVEOPT) &&
+	    !host_has_xsave_variant(set))
+		return false;
 	return f < CPU_FEATURE_COUNT && (has.word[f / 64] & BIT64(f % 64));
 }
 
@@ -507,6 +527,25 @@ static bool uses_reg(const struct decoded *d)
 	return !(d->insn.attributes & ZYDIS_ATTRIB_HAS_MODRM);
 }
 
+/* Some want a mask, some want none, and some a vector for an index. */
+static bool encode_canonically(struct writer *w, const struct form *f, struct choice *k,
+			       struct decoded *d)
+{
+	k->mask = f->encoding == FORM_EVEX;
+	if (encode(w, f, k, d))
+		return true;
+	if (f->encoding == FORM_LEGACY)
+		return false;
+	if (f->memory) {
+		k->mode = ADDR_INDEX;
+		if (encode(w, f, k, d))
+			return true;
+		k->mode = ADDR_BASE;
+	}
+	k->mask = 0;
+	return f->encoding == FORM_EVEX && encode(w, f, k, d);
+}
+
 /* True when ModRM.reg is just an operand, or absent: other numbers are the same form. */
 static bool consider(struct form_list *l, struct form *f, uint8_t vvvv, const char *only)
 {
@@ -516,19 +555,15 @@ static bool consider(struct form_list *l, struct form *f, uint8_t vvvv, const ch
 	struct writer w;
 	struct decoded d;
 
-	if (f->encoding == FORM_EVEX)
-		k.mask = 1;
-	if (!encode(&w, f, &k, &d)) {
-		k.mask = 0;
-		if (f->encoding != FORM_EVEX || !encode(&w, f, &k, &d))
-			return false;
-	}
+	if (!encode_canonically(&w, f, &k, &d))
+		return false;
 	if (only && strcmp(only, ZydisMnemonicGetString(d.insn.mnemonic)))
 		return false;
 	f->mnemonic = d.insn.mnemonic;
 	f->key = key_of(&d);
 	f->vvvv = vvvv;
 	f->mask = k.mask;
+	f->vsib = k.mode == ADDR_INDEX;
 	f->opcode_reg = names_register_in_opcode(&d);
 	if (l->nr_forms < FORMS_MAX && add_key(l, f->key))
 		l->form[l->nr_forms++] = *f;
@@ -968,6 +1003,54 @@ static void random_operand(struct diff_case *t, const struct decoded *d, uint64_
 	patch(t, at, v, MIN(bytes, (unsigned)sizeof(v)));
 }
 
+/* Indices of a gather that keep it in the window. */
+static void random_indices(struct diff_case *t, const struct decoded *d, ZydisRegister index)
+{
+	const char *name = ZydisMnemonicGetString(d->insn.mnemonic);
+	unsigned step = strstr(name, "gatherq") || strstr(name, "scatterq") ? 8 : 4;
+	unsigned reg = (unsigned)ZydisRegisterGetId(index);
+	struct cpu_state s;
+	uint8_t v[64];
+
+	memcpy(s.xsave, t->in.xsave, sizeof(s.xsave));
+	for (unsigned i = 0; i < sizeof(v); i += step) {
+		uint64_t value = one_in(32) ? random_u64() : random_below(64);
+
+		memcpy(v + i, &value, step);
+	}
+	xstate_set_vector(&s, reg, v);
+	memcpy(t->in.xsave, s.xsave, sizeof(s.xsave));
+}
+
+static bool is_xsave(const ZydisDecodedInstruction *insn)
+{
+	return insn->meta.isa_set == ZYDIS_ISA_SET_XSAVE ||
+	       insn->meta.isa_set == ZYDIS_ISA_SET_XSAVEC ||
+	       insn->meta.isa_set == ZYDIS_ISA_SET_XSAVEOPT ||
+	       insn->meta.isa_set == ZYDIS_ISA_SET_FXSAVE ||
+	       insn->meta.isa_set == ZYDIS_ISA_SET_FXSAVE64;
+}
+
+/* An area that mostly can be restored from, and only what both sides know. */
+static void random_xsave_area(struct diff_case *t, uint64_t at)
+{
+	uint8_t area[DIFF_PATCH_MAX];
+	struct fx_image *fx = (struct fx_image *)(void *)area;
+	uint64_t known = diff_xcr0(), *header = (uint64_t *)(void *)(area + XSAVE_HEADER);
+
+	random_bytes(area, sizeof(area));
+	random_x87(fx);
+	fx->mxcsr = one_in(16) ? (uint32_t)random_u64() : (uint32_t)random_u64() & 0xffff;
+	memset(header, 0, 64);
+	header[0] = random_u64() & known;
+	if (one_in(2))
+		header[1] = BIT64(63) | header[0] | (random_u64() & known);
+	if (one_in(16))
+		header[random_below(8)] |= BIT64(random_below(63));
+	patch(t, at, area, sizeof(area));
+	t->in.gpr[RAX] = random_u64() & known;
+}
+
 static void aim_operands(struct diff_case *t, const struct decoded *d, uint64_t fixed)
 {
 	for (unsigned i = 0; i < d->insn.operand_count; i++) {
@@ -984,7 +1067,15 @@ static void aim_operands(struct diff_case *t, const struct decoded *d, uint64_t 
 			target = random_target(op->size / 8);
 		if (pops_flags(&d->insn))
 			target = DIFF_DATA + 512 + random_below(1024);
+		if (is_xsave(&d->insn) && !fixed && !one_in(8))
+			target = DIFF_DATA + (random_below(DIFF_WRITE_SIZE - 2752) & ~63u);
 		aim(t, d, op, target);
+		if (op->mem.type == ZYDIS_MEMOP_TYPE_VSIB)
+			random_indices(t, d, op->mem.index);
+		if (is_xsave(&d->insn)) {
+			random_xsave_area(t, target);
+			continue;
+		}
 		if (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
 			random_operand(t, d, target, op->size / 8u);
 	}
@@ -1024,6 +1115,8 @@ void case_make(struct diff_case *t, const struct form *f, uint64_t rip)
 	t->in.rip = rip;
 	do {
 		random_choice(&k, f);
+		if (f->vsib)
+			k.mode = ADDR_INDEX;
 		if (f->opcode_reg)
 			g.opcode = (uint8_t)((f->opcode & ~7u) | random_below(8));
 		if (k.mode == ADDR_BASE32 || is_absolute(&k))

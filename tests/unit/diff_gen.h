@@ -22,7 +22,8 @@ struct form {
 	uint8_t l; /* vector length; EVEX: with embedded rounding or broadcast 4 is added */
 	uint8_t opcode;
 	uint8_t reg, rm, vvvv, mask; /* as first found */
-	bool opcode_reg;             /* the low bits of the opcode name a register */
+	bool vsib;
+	bool opcode_reg; /* the low bits of the opcode name a register */
 	uint64_t key;
 	ZydisMnemonic mnemonic;
 };

@@ -8,7 +8,6 @@
  */
 #include "diff.h"
 
-#include "core/engine.h"
 #include "core/vm.h"
 #include "cpu/xstate.h"
 
@@ -108,7 +107,7 @@ static void make_tables(void)
 	}
 }
 
-static bool make_vm(const struct host *host)
+static bool make_vm(const struct host *host, const struct engine_ops *engine)
 {
 	struct vm *vm = host->ops->alloc(host->ctx, sizeof(*vm), HOST_NODE_ANY);
 	struct vcpu *c = host->ops->alloc(host->ctx, sizeof(*c), HOST_NODE_ANY);
@@ -116,7 +115,7 @@ static bool make_vm(const struct host *host)
 	if (!vm || !c)
 		return false;
 	vm->host = *host;
-	vm->engine = &engine_interp;
+	vm->engine = engine;
 	vm->vcpu = guest.vcpus;
 	vm->nr_vcpus = 1;
 	cpuid_host_features(&vm->cpuid.has);
@@ -133,9 +132,9 @@ static bool make_vm(const struct host *host)
 	return true;
 }
 
-bool guest_start(const struct host *host)
+bool guest_start(const struct host *host, const struct engine_ops *engine)
 {
-	if (!make_vm(host) || guest.vm->engine->create(guest.vm) ||
+	if (!make_vm(host, engine) || guest.vm->engine->create(guest.vm) ||
 	    guest.vm->engine->vcpu_create(guest.vcpu))
 		return false;
 	guest.vm->engine->reset(guest.vcpu);

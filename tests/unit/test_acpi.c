@@ -331,6 +331,36 @@ static void check_all_by_iasl(void)
 		check_by_iasl(listed(i));
 }
 
+/* ACPI 6.5, 5.2.28: domains first, then latencies, then bandwidths. */
+static void test_hmat(void **state)
+{
+	const uint8_t *t, *end;
+	unsigned n = 3;
+
+	build(6, n);
+	t = find("HMAT");
+	end = t + load_u32(t + 4);
+	t += 40;
+	for (unsigned i = 0; i < n; i++, t += 40) {
+		assert_int_equal(load_u16(t), 0);
+		assert_int_equal(load_u32(t + 4), 40);
+		assert_int_equal(load_u32(t + 12), i);
+		assert_int_equal(load_u32(t + 16), i);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		const uint8_t *entry = t + 32 + 8 * n;
+
+		assert_int_equal(load_u16(t), 1);
+		assert_int_equal(load_u32(t + 4), 32 + 8 * n + 2 * n * n);
+		assert_int_equal(t[9], i ? 3 : 0);
+		assert_int_equal(load_u64(t + 24), i ? 1 : 1000); /* MB/s, ps */
+		assert_int_equal(load_u16(entry), i ? 20000 : 100);
+		assert_int_equal(load_u16(entry + 2), i ? 10000 : 200);
+		t += load_u32(t + 4);
+	}
+	assert_ptr_equal(t, end);
+}
+
 static void test_iasl(void **state)
 {
 	if (!have("iasl")) {
@@ -386,6 +416,7 @@ int main(void)
 		cmocka_unit_test_teardown(test_topology, teardown),
 		cmocka_unit_test_teardown(test_cut_node, teardown),
 		cmocka_unit_test_teardown(test_no_room, teardown),
+		cmocka_unit_test(test_hmat),
 		cmocka_unit_test_teardown(test_iasl, teardown),
 		cmocka_unit_test_teardown(test_acpiexec, teardown),
 	};

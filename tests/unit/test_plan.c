@@ -75,15 +75,31 @@ static void cores_come_before_siblings(void **state)
 	struct machine_model m = make_machine(2, 4, 2, GIB(8));
 	struct plan p;
 
-	plan_well(&m, 8, 1, GIB(1), &p);
+	plan_well(&m, 8, 0, GIB(1), &p);
 	for (unsigned i = 0; i < 8; i++)
 		assert_int_equal(p.vcpu[i].pu, i); /* the siblings are 8 to 15 */
-	assert_int_equal(p.vcpu[3].host_node, 0);
-	assert_int_equal(p.vcpu[4].host_node, 1); /* node 0 has no core left */
+	assert_int_equal(p.nr_memory, 2);          /* node 0 has no core left: two guest nodes */
+	assert_int_equal(p.memory[0].host_node, 0);
+	assert_int_equal(p.memory[1].host_node, 1);
+	assert_true(p.cost.access == 10 && p.cost.smt == 0);
 
-	plan_well(&m, 9, 1, GIB(1), &p);
-	assert_int_equal(p.vcpu[8].pu, 8);
-	assert_false(p.vcpu[8].shared); /* a PU of its own all the same */
+	plan_well(&m, 9, 0, GIB(1), &p);
+	assert_true(p.cost.access == 10 && p.cost.smt == 1);
+	for (unsigned i = 0; i < 9; i++)
+		assert_false(p.vcpu[i].shared); /* a PU of its own all the same */
+	machine_free(&m);
+}
+
+/* One node's memory for all: siblings at home are worth more than cores abroad, at first. */
+static void distance_is_weighed_against_siblings(void **state)
+{
+	struct machine_model m = make_machine(2, 4, 2, GIB(8));
+	struct plan p;
+
+	plan_well(&m, 8, 1, GIB(1), &p);
+	assert_true(p.cost.access == 10 && p.cost.smt == 4); /* abroad: 15 and 0 */
+	plan_well(&m, 12, 1, GIB(1), &p);
+	assert_true(p.cost.smt == 4); /* a pair counts as much as 12 away is dear */
 	machine_free(&m);
 }
 
@@ -101,10 +117,12 @@ static void guest_nodes_stay_home(void **state)
 		assert_int_equal(p.memory[g].host_node, g);
 		assert_int_equal(p.memory[g].bytes, GIB(1));
 	}
-	/* More than the cores: siblings at home, not the other node's. */
+	/* More than the cores: siblings at home, as siblings of the guest. */
 	plan_well(&m, 12, 2, GIB(2), &p);
 	for (unsigned i = 0; i < 12; i++)
 		assert_int_equal(p.vcpu[i].host_node, i / 6);
+	assert_int_equal(p.vcpu[1].core, p.vcpu[0].core);
+	assert_int_equal(p.vcpu[1].thread, 1);
 	machine_free(&m);
 }
 
@@ -168,7 +186,7 @@ static void host_without_nodes_will_do(void **state)
 	plan_well(&m, 3, 2, GIB(1), &p);
 	assert_int_equal(p.memory[0].host_node, -1);
 	assert_int_equal(p.vcpu[0].host_node, -1);
-	assert_true(p.vcpu[0].shared != p.vcpu[1].shared || p.vcpu[2].shared);
+	assert_int_equal(p.vcpu[0].shared + p.vcpu[1].shared + p.vcpu[2].shared, 2);
 	machine_free(&m);
 }
 
@@ -196,15 +214,14 @@ static void refusals_name_need_and_have(void **state)
 static void nonsense_is_refused(void **state)
 {
 	static const struct plan_request bad[] = {
-		{ 0, 1, MIB(1) },
-		{ PLAN_VCPUS_MAX + 1, 1, MIB(1) },
-		{ 1, 0, MIB(1) },
-		{ 100, PLAN_NODES_MAX + 1, GIB(1) },
-		{ 2, 3, MIB(3) },
-		{ 1, 1, 0 },
-		{ 2, 2, MIB(1) },
-		{ 1, 1, MIB(1) + 1 },
-		{ UINT32_MAX, UINT32_MAX, UINT64_MAX },
+		{ .vcpus = 0, .nodes = 1, .memory_bytes = MIB(1) },
+		{ .vcpus = PLAN_VCPUS_MAX + 1, .nodes = 1, .memory_bytes = MIB(1) },
+		{ .vcpus = 100, .nodes = PLAN_NODES_MAX + 1, .memory_bytes = GIB(1) },
+		{ .vcpus = 2, .nodes = 3, .memory_bytes = MIB(3) },
+		{ .vcpus = 1, .nodes = 1, .memory_bytes = 0 },
+		{ .vcpus = 2, .nodes = 2, .memory_bytes = MIB(1) },
+		{ .vcpus = 1, .nodes = 1, .memory_bytes = MIB(1) + 1 },
+		{ .vcpus = UINT32_MAX, .nodes = UINT32_MAX, .memory_bytes = UINT64_MAX },
 	};
 	struct machine_model m = make_machine(1, 2, 1, GIB(1));
 	struct plan p;
@@ -263,7 +280,7 @@ static unsigned count_usable(const struct machine_model *m, unsigned *cores)
 static void check_vcpus(const struct machine_model *m, const struct plan_request *r,
 			const struct plan *p)
 {
-	unsigned load[256] = { 0 }, core_load[64] = { 0 }, cores;
+	unsigned load[256] = { 0 }, cores;
 	unsigned usable = count_usable(m, &cores), v = 0;
 
 	for (unsigned g = 0; g < r->nodes; g++)
@@ -276,17 +293,12 @@ static void check_vcpus(const struct machine_model *m, const struct plan_request
 		assert_true(m->pu[at].usable);
 		assert_int_equal(p->vcpu[i].host_node, m->node[m->pu[at].node].os_index);
 		load[at]++;
-		core_load[m->pu[at].core]++;
 	}
 	for (unsigned i = 0; i < m->nr_pus; i++) {
 		if (!m->pu[i].usable)
 			continue;
 		assert_true(load[i] >= r->vcpus / usable);
 		assert_true(load[i] <= (r->vcpus + usable - 1) / usable);
-		if (r->vcpus <= cores)
-			assert_true(core_load[m->pu[i].core] <= 1);
-		else if (r->vcpus <= usable)
-			assert_true(core_load[m->pu[i].core] >= 1);
 	}
 	for (unsigned i = 0; i < r->vcpus; i++)
 		assert_int_equal(p->vcpu[i].shared, load[machine_find_pu(m, p->vcpu[i].pu)] > 1);
@@ -336,28 +348,17 @@ static void check_homes(const struct machine_model *m, const struct plan_request
 		assert_int_equal(p->vcpu[i].host_node, p->memory[p->vcpu[i].guest_node].host_node);
 }
 
-static bool node_has_pu(const struct machine_model *m, unsigned node)
-{
-	for (unsigned i = 0; i < m->nr_pus; i++)
-		if (m->pu[i].usable && m->pu[i].node == node)
-			return true;
-	return false;
-}
-
 /* A refusal must be true: so many guest nodes really do not fit. */
 static void check_refusal(const struct machine_model *m, const struct plan_request *r)
 {
 	uint64_t mib = r->memory_bytes / MIB(1);
 	uint64_t need = MIB(mib / r->nodes + (mib % r->nodes != 0)), room = 0;
-	bool any_cores = false;
 	unsigned cores;
 
 	if (!count_usable(m, &cores))
 		return;
 	for (unsigned i = 0; i < m->nr_nodes; i++)
-		any_cores |= m->node[i].usable && node_has_pu(m, i);
-	for (unsigned i = 0; i < m->nr_nodes; i++)
-		if (m->node[i].usable && (!any_cores || node_has_pu(m, i)))
+		if (m->node[i].usable)
 			room += m->node[i].free_bytes / need;
 	assert_true(room < r->nodes);
 }
@@ -366,10 +367,10 @@ static void random_machines_keep_the_rules(void **state)
 {
 	unsigned planned = 0, refused = 0;
 
-	for (unsigned round = 0; round < 5000; round++) {
+	for (unsigned round = 0; round < 1500; round++) {
 		struct plan p = { 0 }, again = { 0 };
 		struct machine_model m;
-		struct plan_request r;
+		struct plan_request r = { 0 };
 		char why[256];
 
 		seed = round;
@@ -390,7 +391,7 @@ static void random_machines_keep_the_rules(void **state)
 		}
 		machine_free(&m);
 	}
-	assert_true(planned > 1000 && refused > 100); /* both roads were walked */
+	assert_true(planned > 300 && refused > 30); /* both roads were walked */
 }
 
 static void models_guard_their_bounds(void **state)
@@ -414,6 +415,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(cores_come_before_siblings),
+		cmocka_unit_test(distance_is_weighed_against_siblings),
 		cmocka_unit_test(guest_nodes_stay_home),
 		cmocka_unit_test(near_nodes_are_taken),
 		cmocka_unit_test(memory_chooses_the_home),

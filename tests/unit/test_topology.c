@@ -292,14 +292,83 @@ static void test_layout(void **state)
 		      (struct layout_range[]){ { 0, GIB(1), 0 }, { GIB(1), GIB(1), 2 } }, 2);
 }
 
+/* --- positions from placement --------------------------------------------------- */
+
+/* Node 0: a cache with a core of two threads and one of one. Node 1: a cache with a core. */
+static const struct topo_position uneven[] = {
+	{ 0, 0, 0, 0, 0 }, { 0, 0, 0, 1, 0 }, { 0, 0, 1, 0, 0 },
+	{ 0, 1, 0, 0, 1 }, { 1, 0, 0, 0, 1 },
+};
+
+static struct topo_request uneven_request(const struct topo_position *position)
+{
+	struct topo_request r = { .vcpus = 5, .nodes = 2, .position = position };
+
+	r.node_memory_bytes[0] = r.node_memory_bytes[1] = MIB(1);
+	return r;
+}
+
+static void test_positions(void **state)
+{
+	static const uint32_t ids[] = { 0, 1, 2, 4, 8 };
+	struct topo_request r = uneven_request(uneven);
+	static struct topology topo;
+	char text[256];
+
+	assert_int_equal(topo_build(&topo, &r, text, sizeof(text)), 0);
+	assert_int_equal(topo.nr_packages, 2);
+	assert_int_equal(topo.dies, 2);
+	assert_int_equal(topo.cores, 2);
+	assert_int_equal(topo.threads, 2);
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(topo.vcpu[i].apic_id, ids[i]);
+	assert_int_equal(topo.node[0].nr_vcpus, 3);
+	assert_int_equal(topo.node[1].first_vcpu, 3);
+	assert_int_equal(topo.latency_ns[0][1], 2 * topo.latency_ns[0][0]);
+}
+
+static void test_positions_that_contradict(void **state)
+{
+	static const struct {
+		unsigned vcpu;
+		struct topo_position position;
+		const char *reason;
+	} bad[] = {
+		{ 1, { 0, 0, 0, 0, 0 }, "not above" },    { 4, { 0, 0, 2, 0, 1 }, "not above" },
+		{ 3, { 0, 0, 2, 0, 1 }, "cross nodes" },  { 0, { 0, 0, 0, 0, 1 }, "in node 1" },
+		{ 4, { 1, 0, 0, 0, 0 }, "after node 1" }, { 4, { 1, 0, 0, 0, 2 }, "vCPUs in 3" },
+		{ 4, { 9999, 99, 0, 0, 1 }, "no room" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct topo_position position[ARRAY_SIZE(uneven)];
+		struct topo_request r = uneven_request(position);
+		static struct topology topo;
+		char text[256] = "";
+
+		memcpy(position, uneven, sizeof(uneven));
+		position[bad[i].vcpu] = bad[i].position;
+		assert_int_equal(topo_build(&topo, &r, text, sizeof(text)), -EINVAL);
+		if (!strstr(text, bad[i].reason))
+			fail_msg("%s: not \"%s\"", text, bad[i].reason);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_smallest),         cmocka_unit_test(test_defaults),
-		cmocka_unit_test(test_uneven),           cmocka_unit_test(test_threads),
-		cmocka_unit_test(test_nodes_in_package), cmocka_unit_test(test_packages_in_node),
-		cmocka_unit_test(test_caches),           cmocka_unit_test(test_distances),
-		cmocka_unit_test(test_refusals),         cmocka_unit_test(test_sweep),
+		cmocka_unit_test(test_smallest),
+		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_uneven),
+		cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_nodes_in_package),
+		cmocka_unit_test(test_packages_in_node),
+		cmocka_unit_test(test_caches),
+		cmocka_unit_test(test_distances),
+		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_sweep),
+		cmocka_unit_test(test_positions),
+		cmocka_unit_test(test_positions_that_contradict),
 		cmocka_unit_test(test_layout),
 	};
 

@@ -361,6 +361,79 @@ static void write_slit(struct tables *t)
 	list(t, table_end(b, start));
 }
 
+/* --- HMAT: 5.2.28 -------------------------------------------------------------------------------
+ */
+
+enum hmat_type { HMAT_DOMAIN = 0, HMAT_LOCALITY = 1 };
+enum hmat_data { HMAT_ACCESS_LATENCY = 0, HMAT_ACCESS_BANDWIDTH = 3 };
+
+#define HMAT_INITIATOR_VALID 1
+#define HMAT_ENTRY_MAX       0xfffe
+#define PS_PER_NS            1000
+
+/* The CPUs that memory is attached to are those of its own node. */
+static void hmat_domain(struct acpi_buf *b, unsigned node)
+{
+	buf_u16(b, HMAT_DOMAIN);
+	buf_u16(b, 0);
+	buf_u32(b, 40);
+	buf_u16(b, HMAT_INITIATOR_VALID);
+	buf_u16(b, 0);
+	buf_u32(b, node); /* initiator */
+	buf_u32(b, node); /* memory */
+	buf_u32(b, 0);
+	buf_u64(b, 0);
+	buf_u64(b, 0);
+}
+
+static void hmat_locality(struct acpi_buf *b, unsigned nodes, enum hmat_data data, uint64_t unit)
+{
+	buf_u16(b, HMAT_LOCALITY);
+	buf_u16(b, 0);
+	buf_u32(b, 32 + 8 * nodes + 2 * nodes * nodes);
+	buf_u8(b, 0); /* memory itself, not a cache in front of it */
+	buf_u8(b, data);
+	buf_u16(b, 0);
+	buf_u32(b, nodes);
+	buf_u32(b, nodes);
+	buf_u32(b, 0);
+	buf_u64(b, unit);
+	for (unsigned i = 0; i < 2 * nodes; i++)
+		buf_u32(b, i % nodes);
+}
+
+static uint64_t bandwidth_unit(const struct topology *t)
+{
+	uint32_t most = 1;
+
+	for (unsigned i = 0; i < t->nr_nodes; i++)
+		for (unsigned j = 0; j < t->nr_nodes; j++)
+			most = MAX(most, t->bandwidth_mbs[i][j]);
+	return most / HMAT_ENTRY_MAX + 1;
+}
+
+static void write_hmat(struct tables *t)
+{
+	const struct topology *topo = t->topo;
+	unsigned nodes = topo->nr_nodes;
+	uint64_t unit = bandwidth_unit(topo);
+	struct acpi_buf *b = &t->buf;
+	size_t start = table_begin(b, "HMAT", 2);
+
+	buf_u32(b, 0);
+	for (unsigned n = 0; n < nodes; n++)
+		hmat_domain(b, n);
+	hmat_locality(b, nodes, HMAT_ACCESS_LATENCY, PS_PER_NS);
+	for (unsigned i = 0; i < nodes; i++)
+		for (unsigned j = 0; j < nodes; j++)
+			buf_u16(b, topo->latency_ns[i][j]);
+	hmat_locality(b, nodes, HMAT_ACCESS_BANDWIDTH, unit);
+	for (unsigned i = 0; i < nodes; i++)
+		for (unsigned j = 0; j < nodes; j++)
+			buf_u16(b, (uint16_t)MAX(topo->bandwidth_mbs[i][j] / unit, 1));
+	list(t, table_end(b, start));
+}
+
 /* --- the roots -----------------------------------------------------------------------------------
  */
 
@@ -408,6 +481,7 @@ int acpi_write(const struct gmem *m, const struct topology *t, uint64_t gpa, uin
 		write_madt(&tables);
 		write_srat(&tables);
 		write_slit(&tables);
+		write_hmat(&tables);
 		fill_rsdp(b->data, write_xsdt(&tables));
 		if (!b->full)
 			err = gmem_write(m, gpa, b->data, b->used);

@@ -16,6 +16,12 @@
 #define LINE_BYTES 64
 #define WAYS_MAX   1024 /* CPUID leaf 4 has ten bits */
 
+#define APIC_ID_BITS 15 /* what interrupt messages can address */
+
+/* What local memory is taken for where nobody has measured: only ratios matter to guests. */
+#define LOCAL_NS  100
+#define LOCAL_MBS 20000
+
 struct builder {
 	struct topology *t;
 	const struct topo_request *r;
@@ -123,6 +129,82 @@ static void assign_apic_ids(struct topology *t)
 	}
 }
 
+/* --- positions that placement gives -------------------------------------------------- */
+
+static uint64_t rank_of(const struct topo_position *p)
+{
+	return (uint64_t)p->package << 48 | (uint64_t)p->die << 32 | (uint64_t)p->core << 16 |
+	       p->thread;
+}
+
+/* APIC IDs ascend with vCPUs, nodes follow each other, and no die lies in two of them. */
+static int check_position(struct builder *b, unsigned i)
+{
+	const struct topo_position *p = &b->r->position[i], *last = i ? p - 1 : NULL;
+	unsigned node = last ? last->node : 0;
+
+	if (last && rank_of(p) <= rank_of(last))
+		return refuse(b, "vCPU %u: its place in the guest is not above vCPU %u's", i,
+			      i - 1);
+	if (p->node != node && (!last || p->node != node + 1))
+		return refuse(b, "vCPU %u: in node %u, after node %u", i, p->node, node);
+	if (last && p->node != node && p->package == last->package && p->die == last->die)
+		return refuse(b, "vCPU %u: its last-level cache would cross nodes %u and %u", i,
+			      node, p->node);
+	return 0;
+}
+
+static int choose_shape_by_positions(struct builder *b)
+{
+	const struct topo_request *r = b->r;
+	struct topology *t = b->t;
+	unsigned bits;
+
+	for (unsigned i = 0; i < r->vcpus; i++) {
+		const struct topo_position *p = &r->position[i];
+		int err = check_position(b, i);
+
+		if (err)
+			return err;
+		t->nr_packages = MAX(t->nr_packages, p->package + 1u);
+		t->dies = MAX(t->dies, p->die + 1u);
+		t->cores = MAX(t->cores, p->core + 1u);
+		t->threads = MAX(t->threads, p->thread + 1u);
+	}
+	if (r->position[r->vcpus - 1].node + 1u != r->nodes)
+		return refuse(b, "%u nodes, but vCPUs in %u of them", r->nodes,
+			      r->position[r->vcpus - 1].node + 1u);
+	bits = bits_for(t->nr_packages) + bits_for(t->dies) + bits_for(t->cores) +
+	       bits_for(t->threads);
+	if (bits > APIC_ID_BITS)
+		return refuse(
+			b,
+			"%u packages of up to %u dies, %u cores and %u threads: APIC IDs have "
+			"no room for such uneven parts; ask for another --guest-topology",
+			t->nr_packages, t->dies, t->cores, t->threads);
+	return 0;
+}
+
+static void place_by_positions(struct topology *t, const struct topo_position *p)
+{
+	for (unsigned i = 0; i < t->nr_vcpus; i++, p++) {
+		struct topo_node *node = &t->node[p->node];
+
+		if (!node->nr_vcpus++)
+			node->first_vcpu = i;
+		t->vcpu[i] = (struct topo_vcpu){
+			.package = p->package,
+			.die = p->die,
+			.core = p->core,
+			.thread = p->thread,
+			.node = p->node,
+		};
+	}
+	assign_apic_ids(t);
+}
+
+/* --- dealt evenly ---------------------------------------------------------------------- */
+
 static void place_vcpus(struct topology *t)
 {
 	unsigned dies_per_node = t->nr_packages * t->dies / t->nr_nodes;
@@ -204,6 +286,17 @@ static int set_distance(struct builder *b, unsigned from, unsigned to)
 	return 0;
 }
 
+static void set_performance(struct builder *b, unsigned from, unsigned to)
+{
+	const struct topo_request *r = b->r;
+	unsigned at = from * r->nodes + to, d = b->t->distance[from][to];
+	uint32_t ns = r->latency_ns ? r->latency_ns[at] : LOCAL_NS * d / 10;
+	uint32_t mbs = r->bandwidth_mbs ? r->bandwidth_mbs[at] : LOCAL_MBS * 10 / d;
+
+	b->t->latency_ns[from][to] = (uint16_t)MIN(MAX(ns, 1), UINT16_MAX - 1);
+	b->t->bandwidth_mbs[from][to] = MAX(mbs, 1);
+}
+
 static int set_nodes(struct builder *b)
 {
 	int err = 0;
@@ -215,8 +308,11 @@ static int set_nodes(struct builder *b)
 			return refuse(b, "%llu bytes of memory on node %u: not whole pages",
 				      (unsigned long long)bytes, n);
 		b->t->node[n].memory_bytes = bytes;
-		for (unsigned to = 0; to < b->r->nodes && !err; to++)
+		for (unsigned to = 0; to < b->r->nodes && !err; to++) {
 			err = set_distance(b, n, to);
+			if (!err)
+				set_performance(b, n, to);
+		}
 	}
 	return err;
 }
@@ -229,10 +325,13 @@ int topo_build(struct topology *t, const struct topo_request *r, char *why, size
 	*t = (struct topology){ .nr_vcpus = r->vcpus, .nr_nodes = r->nodes };
 	err = check_counts(&b);
 	if (!err)
-		err = choose_shape(&b);
+		err = r->position ? choose_shape_by_positions(&b) : choose_shape(&b);
 	if (err)
 		return err;
-	place_vcpus(t);
+	if (r->position)
+		place_by_positions(t, r->position);
+	else
+		place_vcpus(t);
 	err = add_caches(&b);
 	return err ? err : set_nodes(&b);
 }

@@ -1,6 +1,6 @@
 /*
- * topology.h - the guest's topology: the one model from which CPUID, MADT, SRAT
- * and SLIT are made, so that they cannot contradict each other.
+ * topology.h - the guest's topology: the one model from which CPUID, MADT, SRAT,
+ * SLIT and HMAT are made, so that they cannot contradict each other.
  *
  * Constant once built. Leaf header but for util.h.
  */
@@ -42,13 +42,29 @@ struct topology {
 	struct topo_vcpu vcpu[TOPO_VCPUS_MAX];
 	struct topo_node node[TOPO_NODES_MAX];
 	uint8_t distance[TOPO_NODES_MAX][TOPO_NODES_MAX]; /* 10 local .. 254 */
+	/* From a CPU of the first node to memory of the second. */
+	uint16_t latency_ns[TOPO_NODES_MAX][TOPO_NODES_MAX];
+	uint32_t bandwidth_mbs[TOPO_NODES_MAX][TOPO_NODES_MAX]; /* MB/s */
+};
+
+/* Where a vCPU is seen: package machine-wide, the rest within its parent. */
+struct topo_position {
+	uint16_t package, die, core, thread;
+	uint16_t node;
 };
 
 struct topo_request {
 	unsigned vcpus, nodes;
 	unsigned packages, dies, cores, threads; /* 0: chosen; packages default to nodes */
 	uint64_t node_memory_bytes[TOPO_NODES_MAX];
-	const uint8_t *distance;                           /* nodes x nodes, or NULL: 10 and 20 */
+	const uint8_t *distance;       /* nodes x nodes, or NULL: 10 and 20 */
+	const uint32_t *latency_ns;    /* nodes x nodes, or NULL: scaled from the distances */
+	const uint32_t *bandwidth_mbs; /* the same */
+	/*
+	 * Of each vCPU, ascending, or NULL: dealt evenly. With positions, the counts
+	 * above are what comes out of them and are not looked at.
+	 */
+	const struct topo_position *position;
 	uint32_t l1d_bytes, l1i_bytes, l2_bytes, l3_bytes; /* 0: a sensible default */
 };
 

@@ -61,7 +61,7 @@ enum {
 
 /* --- software TLB ---------------------------------------------------------- */
 
-#define TLB_BITS    12
+#define TLB_BITS    14
 #define TLB_ENTRIES (1u << TLB_BITS)
 #define TLB_INVALID UINT64_MAX
 
@@ -182,7 +182,7 @@ struct cpu {
 	struct xlat *xlat; /* NULL: interpret everything */
 	struct {
 		struct cpu *self;
-		uint64_t slot[8]; /* what a block adds to addresses; see xlat_decode.c */
+		uint64_t slot[8];  /* what a block adds to addresses; see xlat_decode.c */
 		uint64_t host_rsp; /* while translated code runs */
 		uint64_t code;     /* where to enter it */
 		uint64_t jump_key; /* added to a RIP makes a jump-cache tag; follows asid */
@@ -190,6 +190,8 @@ struct cpu {
 		_Atomic uint32_t *attention;
 		uint32_t why;      /* enum xlat_exit */
 		uint32_t what;     /* which edge, or which offset in the page */
+		uint32_t user;     /* CPL is not 0 */
+		uint32_t waiting;  /* an interrupt or NMI is held back: STI has to look */
 		uint32_t vec_live; /* guest's vector registers are in the host's */
 	} x;
 	struct xlat_jump jump[XLAT_JUMPS];

@@ -16,6 +16,7 @@
 #include "cpu/stub.h"
 #include "cpu/trace.h"
 #include "cpu/xlat.h"
+#include "cpu/xstate.h"
 
 #include <errno.h>
 
@@ -440,6 +441,7 @@ static int interp_set_state(struct vcpu *v, const struct cpu_state *s)
 	struct cpu *c = cpu_of(v);
 
 	c->s = *s;
+	xstate_sanitize(&c->s); /* stubs hand it to the processor */
 	state_changed(c);
 	return 0;
 }

@@ -457,7 +457,7 @@ static bool take_interrupt(struct cpu *c)
 	return deliver_event(c, (uint8_t)vector);
 }
 
-bool cpu_take_events(struct cpu *c)
+static bool take_events(struct cpu *c)
 {
 	struct cpu_state *s = &c->s;
 
@@ -478,4 +478,12 @@ bool cpu_take_events(struct cpu *c)
 		return true;
 	}
 	return take_interrupt(c);
+}
+
+bool cpu_take_events(struct cpu *c)
+{
+	bool alive = take_events(c);
+
+	c->x.waiting = c->s.nmi_pending || lapic_pending(c);
+	return alive;
 }

@@ -4,11 +4,14 @@
  * Called by instruction handlers, through the inline fast paths of mmu.h, and by
  * system code; always on the vCPU's own thread.
  *
- * Flushing. A context is one guest address space as of its last flush; it has an
- * ASID for each kind of privilege. Flushing an address space gives its PCID a new
- * context, flushing everything declares all contexts so far dead (`floor`); tags of
- * dead contexts match nothing. Only when contexts run out is the TLB cleared. Global
- * pages are not kept across contexts: they are walked again, which is always correct.
+ * Flushing. A context is one guest address space as of its last flush, and has an
+ * ASID for its user's rights. Flushing an address space gives its PCID a new context,
+ * flushing everything declares all contexts so far dead (`floor`); tags of dead
+ * contexts match nothing. Only when contexts run out is the TLB cleared.
+ *
+ * Supervisors of all address spaces share a context: what they see is nearly all
+ * global, and so survives a change of address space. Slots filled from pages that are
+ * not global are logged, and dropped when CR3 changes or is loaded again.
  *
  * The TLB is direct-mapped by address alone, so INVLPG clears one slot whatever the
  * ASID. Entries of 4 KiB stand in for large pages; two small filters say whether an
@@ -30,6 +33,7 @@
 #define PTE_A  BIT64(5)
 #define PTE_D  BIT64(6)
 #define PTE_PS BIT64(7)
+#define PTE_G  BIT64(8)
 #define PTE_NX BIT64(63)
 
 #define PTE_ADDR 0x000ffffffffff000ull
@@ -47,6 +51,8 @@ enum priv {
 #define CAN_READ  BIT(0)
 #define CAN_WRITE BIT(1)
 #define CAN_EXEC  BIT(2)
+
+#define LOG_MAX 512
 
 #define LARGE_SHIFT 22 /* the filter's grain: one 4 MiB or two 2 MiB pages */
 #define HUGE_SHIFT  30
@@ -66,6 +72,12 @@ struct mmu {
 	struct paging paging;
 	uint64_t pdpte[4];
 	unsigned next, floor; /* contexts: the next to give out, the first not dead */
+	unsigned super;       /* the supervisors' */
+	uint64_t asid_user;
+	uint64_t cr3;       /* whose pages the log is about */
+	unsigned nr_logged; /* LOG_MAX + 1: too many */
+	bool jumps_logged;  /* the jump cache has some off global pages */
+	uint16_t log[LOG_MAX];
 	uint64_t huge_seen;
 	uint64_t large_seen[LARGE_BITS / 64];
 	uint16_t context[PCIDS];    /* below floor: none yet */
@@ -77,7 +89,7 @@ struct walk {
 	uint64_t gpa;
 	uint32_t error; /* of a failed one: PF_P, PF_RSV */
 	uint8_t shift;  /* page size */
-	bool user, write, noexec;
+	bool user, write, noexec, global;
 	uint8_t nr_entries;
 	struct {
 		void *hva;
@@ -129,17 +141,26 @@ static void tlb_clear(struct cpu *c)
 	memset(m->large_seen, 0, sizeof(m->large_seen));
 	m->huge_seen = 0;
 	m->next = m->floor = 1;
+	m->super = 0;
+	m->nr_logged = 0;
 	xlat_asids_reused(c);
 }
 
-static unsigned context_new(struct cpu *c, unsigned pcid)
+static unsigned context_take(struct cpu *c)
 {
 	struct mmu *m = c->mmu;
 
 	if (m->next >= CONTEXTS)
 		tlb_clear(c);
-	m->context[pcid] = (uint16_t)m->next;
 	return m->next++;
+}
+
+static unsigned context_new(struct cpu *c, unsigned pcid)
+{
+	unsigned ctx = context_take(c);
+
+	c->mmu->context[pcid] = (uint16_t)ctx;
+	return ctx;
 }
 
 static enum priv priv_of(const struct cpu *c)
@@ -156,22 +177,62 @@ static bool checks_alignment(const struct cpu *c)
 	return c->cpl == 3 && (c->s.rflags & RFLAGS_AC) && (c->s.cr0 & CR0_AM);
 }
 
+static void entry_drop(struct tlb_entry *e)
+{
+	e->read = e->write = e->exec = TLB_INVALID;
+}
+
+/* The address space is another one: what supervisors saw of the last one goes. */
+static void drop_logged(struct cpu *c)
+{
+	struct mmu *m = c->mmu;
+
+	if (m->nr_logged > LOG_MAX)
+		m->super = 0;
+	for (unsigned i = 0; i < MIN(m->nr_logged, (unsigned)LOG_MAX); i++)
+		entry_drop(&c->tlb[m->log[i]]);
+	m->nr_logged = 0;
+	m->cr3 = c->s.cr3;
+	if (m->jumps_logged)
+		xlat_asids_reused(c);
+	m->jumps_logged = false;
+}
+
+static void log_slot(struct mmu *m, unsigned slot)
+{
+	if (m->nr_logged < LOG_MAX)
+		m->log[m->nr_logged] = (uint16_t)slot;
+	if (m->nr_logged <= LOG_MAX)
+		m->nr_logged++;
+}
+
 static void choose_asids(struct cpu *c)
 {
 	struct mmu *m = c->mmu;
-	unsigned pcid = pcid_of(c);
-	unsigned ctx = m->context[pcid];
+	unsigned pcid = pcid_of(c), ctx;
+	enum priv p = priv_of(c);
 
-	if (ctx < m->floor)
-		ctx = context_new(c, pcid);
-	c->asid_super = ctx * PRIVS + PRIV_SUPER;
-	c->asid = checks_alignment(c) ? ASID_NONE : ctx * PRIVS + priv_of(c);
+	if (c->s.cr3 != m->cr3)
+		drop_logged(c);
+	/* Making one context may clear all others. */
+	do {
+		if (m->super < m->floor)
+			m->super = context_take(c);
+		ctx = m->context[pcid];
+		if (ctx < m->floor)
+			ctx = context_new(c, pcid);
+	} while (m->super < m->floor);
+	m->asid_user = ctx * PRIVS + PRIV_USER;
+	c->asid_super = m->super * PRIVS + PRIV_SUPER;
+	c->asid = checks_alignment(c) ? ASID_NONE
+		  : p == PRIV_USER    ? m->asid_user
+				      : m->super * PRIVS + p;
 	xlat_asid_changed(c);
 }
 
 static uint64_t asid_of(const struct cpu *c, enum priv p)
 {
-	return c->asid_super - PRIV_SUPER + p;
+	return p == PRIV_USER ? c->mmu->asid_user : c->asid_super - PRIV_SUPER + p;
 }
 
 /* --- the form of the page tables --------------------------------------------- */
@@ -278,14 +339,10 @@ void mmu_flush_context(struct cpu *c)
 {
 	if (is_pae(c))
 		load_pdptes(c);
+	drop_logged(c);
 	context_new(c, pcid_of(c));
 	choose_asids(c);
 	stat_add(&c->vcpu->stats, STAT_TLB_FLUSHES, 1);
-}
-
-static void entry_drop(struct tlb_entry *e)
-{
-	e->read = e->write = e->exec = TLB_INVALID;
 }
 
 /* Drop what lies in the same 1 << @shift bytes as @gva. */
@@ -345,6 +402,7 @@ void mmu_invpcid(struct cpu *c, unsigned type, uint64_t pcid, uint64_t gva)
 		break;
 	case 1:
 		c->mmu->context[pcid % PCIDS] = 0;
+		drop_logged(c);
 		choose_asids(c);
 		break;
 	default: /* all, with global pages or without */
@@ -390,13 +448,14 @@ static bool walk_entry(const struct cpu *c, struct walk *w, uint64_t gpa, uint64
 	return true;
 }
 
-static void walk_page(const struct paging *p, struct walk *w, uint64_t gva, unsigned level,
-		      uint64_t v)
+static void walk_page(const struct cpu *c, const struct paging *p, struct walk *w, uint64_t gva,
+		      unsigned level, uint64_t v)
 {
 	unsigned shift = PAGE_SHIFT + (level - 1) * p->index_bits;
 	uint64_t offset = BIT64(shift) - 1;
 
 	w->shift = (uint8_t)shift;
+	w->global = (v & PTE_G) && (c->s.cr4 & CR4_PGE);
 	w->gpa = (v & PTE_ADDR & ~offset) | (gva & offset);
 	if (p->entry_bytes == 4 && level == 2) /* PSE-36 */
 		w->gpa |= (v >> 13 & 0xff) << 32;
@@ -426,7 +485,7 @@ static bool walk(const struct cpu *c, uint64_t gva, struct walk *w)
 		if (level == 1 || ((v & PTE_PS) && p->large[level])) {
 			if (v & p->reserved_page[level])
 				return walk_failed(w, PF_P | PF_RSV);
-			walk_page(p, w, gva, level, v);
+			walk_page(c, p, w, gva, level, v);
 			return true;
 		}
 		if (v & p->reserved_table[level])
@@ -503,6 +562,10 @@ static void fill(struct cpu *c, uint64_t gva, const struct walk *w, unsigned can
 	if (debug_watches(c, page))
 		return;
 	c->mmu->page[e - c->tlb] = w->gpa & PAGE_MASK;
+	if (!w->global && p != PRIV_USER) {
+		log_slot(c->mmu, (unsigned)(e - c->tlb));
+		c->mmu->jumps_logged |= !!(can & CAN_EXEC);
+	}
 	e->addend = (uint64_t)(uintptr_t)hva - page;
 	e->read = can & CAN_READ ? tag : TLB_INVALID;
 	e->exec = can & CAN_EXEC ? tag : TLB_INVALID;

@@ -147,13 +147,12 @@ static unsigned element_bytes(uint32_t t)
 static uint64_t sign_bits(const struct cpu *c, uint32_t t)
 {
 	unsigned reg = t >> MASK_REG & 15, bytes = element_bytes(t);
-	uint8_t ymm[32];
+	uint8_t v[64];
 	uint64_t m = 0;
 
-	memcpy(ymm, c->s.xsave + offsetof(struct fx_image, xmm) + reg * 16, 16);
-	memcpy(ymm + 16, c->s.xsave + XSAVE_YMM + reg * 16, 16);
-	for (unsigned i = 0; i < sizeof(ymm) / bytes; i++)
-		m |= (uint64_t)(ymm[(i + 1) * bytes - 1] >> 7) << i;
+	xstate_get_vector(&c->s, reg, v);
+	for (unsigned i = 0; i < sizeof(v) / bytes; i++)
+		m |= (uint64_t)(v[(i + 1) * bytes - 1] >> 7) << i;
 	return m;
 }
 

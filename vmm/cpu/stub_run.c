@@ -114,6 +114,11 @@ bool stub_gate_avx(struct cpu *c, const struct op *o)
 	return gate_wide(c, o, XCR0_SSE | XCR0_AVX);
 }
 
+bool stub_gate_avx512(struct cpu *c, const struct op *o)
+{
+	return gate_wide(c, o, XCR0_SSE | XCR0_AVX | XCR0_AVX512);
+}
+
 /* --- running ------------------------------------------------------------------------------ */
 
 /*

@@ -28,10 +28,11 @@ enum xlat_result xlat_run(struct cpu *c);
 /* At serialising points: forget what others have modified. */
 void xlat_sync(struct cpu *c);
 
-/* ASIDs have changed: jump-cache tags follow. */
+/* ASIDs or CPL have changed: what emitted code tests follows. */
 static inline void xlat_asid_changed(struct cpu *c)
 {
 	c->x.jump_key = c->asid << 48;
+	c->x.user = c->cpl != 0;
 }
 
 /* ASIDs begin anew. */

@@ -210,6 +210,33 @@ static enum kind stack_kind(struct insn *n)
 	return K_PUSH;
 }
 
+/* System instructions that are a few moves, once the privilege is checked. */
+static enum kind system_kind(const struct insn *n)
+{
+	const ZydisDecodedOperand *p = n->operand;
+
+	switch (n->z.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		return K_PUSHF;
+	case ZYDIS_MNEMONIC_CLI:
+		return K_CLI;
+	case ZYDIS_MNEMONIC_STI:
+		return K_STI;
+	case ZYDIS_MNEMONIC_SWAPGS:
+		return K_SWAPGS;
+	case ZYDIS_MNEMONIC_MOV:
+		return p[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+				       decode_gpr(p[0].reg.value) != OP_NO_REG &&
+				       ZydisRegisterGetClass(p[1].reg.value) ==
+					       ZYDIS_REGCLASS_SEGMENT &&
+				       n->z.operand_width >= 32
+			       ? K_SREG
+			       : K_INTERP;
+	default:
+		return K_INTERP;
+	}
+}
+
 static enum kind classify(struct cpu *c, struct insn *n)
 {
 	const ZydisDecodedInstruction *z = &n->z;
@@ -217,8 +244,10 @@ static enum kind classify(struct cpu *c, struct insn *n)
 
 	n->mem = -1;
 	n->vec = false;
-	if (!decode_has_isa(c, z->meta.isa_set) || sys_decode(z, n->operand, &o))
+	if (!decode_has_isa(c, z->meta.isa_set))
 		return K_INTERP;
+	if (sys_decode(z, n->operand, &o))
+		return system_kind(n);
 	switch (z->mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_POP:
@@ -299,6 +328,10 @@ static unsigned decode_insns(struct gen *g, uint64_t page_gpa)
 		if (xlat_ends_block(n->kind))
 			break;
 	}
+	/* Its shadow: nothing may come between STI and what follows, a HLT perhaps. */
+	if (off == PAGE_SIZE || g->nr_insns == XBLOCK_INSNS)
+		while (g->nr_insns && g->insn[g->nr_insns - 1].kind == K_STI)
+			off = g->insn[--g->nr_insns].off;
 	return off;
 }
 
@@ -453,6 +486,7 @@ static void note_insn(struct groups *s, struct insn *n)
 		note_operand(s, n);
 	switch (n->kind) {
 	case K_PUSH:
+	case K_PUSHF:
 	case K_CALL:
 		note_stack(s, n, RSP, -8, true);
 		s->delta[RSP] -= 8;

@@ -272,9 +272,12 @@ static struct place emit_stack(struct gen *g, struct insn *n, bool write)
 
 /* --- instructions that keep their form ----------------------------------------------------- */
 
-static void call_vec_gate(struct emit *e)
+/* Once a block: nothing in it takes the vector registers away again. */
+static void call_vec_gate(struct gen *g)
 {
-	emit_gs(e, false, 0xff, 2, CPU_OFF(x.vec_gate));
+	if (!g->vec_live)
+		emit_gs(g->e, false, 0xff, 2, CPU_OFF(x.vec_gate));
+	g->vec_live = true;
 }
 
 /* Where in the encoding a register operand stands. */
@@ -359,7 +362,7 @@ static bool emit_plain(struct gen *g, struct insn *n)
 		return false;
 
 	if (n->vec)
-		call_vec_gate(g->e);
+		call_vec_gate(g);
 	if (n->mem >= 0) {
 		struct place at =
 			emit_operand(g, n,
@@ -397,7 +400,7 @@ static bool emit_opreg_insn(struct gen *g, struct insn *n)
 	if (n->mem >= 0)
 		return false;
 	if (n->vec)
-		call_vec_gate(g->e);
+		call_vec_gate(g);
 	want_flags(g, n);
 	g->mark[g->b->nr_marks - 1].flags = (uint8_t)g->flags;
 	if (!p || xlat_is_high_byte(p->reg.value) || gpr == OP_NO_REG) {
@@ -495,6 +498,105 @@ static bool emit_leave(struct gen *g, struct insn *n)
 	emit_at(g->e, true, 0x8b, S1, &at);
 	emit_lea(g->e, true, H_R15, H_RBP, H_NONE, 0, 8);
 	emit_mov(g->e, H_RBP, S1);
+	return true;
+}
+
+/* --- system instructions ---------------------------------------------------------------- */
+
+/* Host flags are free: the interpreter takes over unless the word at @off is zero. */
+static void emit_unless(struct gen *g, int32_t off)
+{
+	emit_gs(g->e, false, 0x83, 7, off); /* cmp dword, 0 */
+	emit_u8(g->e, 0);
+	new_cold(g, COLD_INTERP)->from = emit_jcc(g->e, CC_NZ, 0);
+}
+
+static void emit_alu_imm(struct emit *e, unsigned op, unsigned reg, uint32_t imm)
+{
+	emit_rex(e, false, 0, 0, reg);
+	emit_u8(e, 0x81);
+	emit_u8(e, 0xc0 | op << 3 | (reg & 7));
+	emit_u32(e, imm);
+}
+
+static void emit_shift(struct emit *e, unsigned op, unsigned reg, unsigned by)
+{
+	emit_rex(e, false, 0, 0, reg);
+	emit_u8(e, 0xc1);
+	emit_u8(e, 0xc0 | op << 3 | (reg & 7));
+	emit_u8(e, by);
+}
+
+enum { ALU_OR = 1, ALU_AND = 4, SHIFT_L = 4, SHIFT_R = 5 };
+
+/* What cpu_rflags() does, without RF and VM. */
+static bool emit_pushf(struct gen *g, struct insn *n)
+{
+	struct emit *e = g->e;
+	struct place at;
+
+	spill_flags(g, FLAGS_ALL);
+	emit_gs(e, false, 0x8b, S1, CPU_OFF(fl));
+	emit_mov(e, S2, S1);
+	emit_shift(e, SHIFT_R, S1, 8);
+	emit_alu_imm(e, ALU_AND, S1, RFLAGS_ARITH & 0xff);
+	emit_alu_imm(e, ALU_AND, S2, FL_OF);
+	emit_shift(e, SHIFT_L, S2, 11);
+	emit_rr(e, false, 0x09, S2, S1); /* or r10d, r11d */
+	emit_gs(e, false, 0x8b, S2, CPU_OFF(s.rflags));
+	emit_alu_imm(e, ALU_AND, S2, (uint32_t) ~(RFLAGS_ARITH | RFLAGS_RF | RFLAGS_VM));
+	emit_rr(e, false, 0x09, S2, S1);
+	emit_alu_imm(e, ALU_OR, S1, RFLAGS_ONE);
+	emit_gs_store(e, S1, CPU_OFF(s.rip));
+	at = emit_stack(g, n, true);
+	emit_gs_load(e, S1, CPU_OFF(s.rip));
+	emit_at(e, true, 0x89, S1, &at);
+	move_stack(g, -8);
+	return true;
+}
+
+static bool emit_interrupt_flag(struct gen *g, struct insn *n, bool on)
+{
+	struct emit *e = g->e;
+
+	spill_flags(g, n->live_in);
+	emit_unless(g, CPU_OFF(x.user));
+	if (on)
+		emit_unless(g, CPU_OFF(x.waiting));
+	emit_gs(e, false, 0x81, on ? ALU_OR : ALU_AND, CPU_OFF(s.rflags));
+	emit_u32(e, on ? RFLAGS_IF : (uint32_t)~RFLAGS_IF);
+	return true;
+}
+
+static bool emit_swapgs(struct gen *g, struct insn *n)
+{
+	struct emit *e = g->e;
+
+	spill_flags(g, n->live_in);
+	emit_unless(g, CPU_OFF(x.user));
+	emit_gs_load(e, S1, CPU_OFF(s.seg[SEG_GS].base));
+	emit_gs_load(e, S2, CPU_OFF(s.kernel_gs_base));
+	emit_gs_store(e, S1, CPU_OFF(s.kernel_gs_base));
+	emit_gs_store(e, S2, CPU_OFF(s.seg[SEG_GS].base));
+	return true;
+}
+
+static bool emit_sreg(struct gen *g, const struct insn *n)
+{
+	unsigned gpr = xlat_gpr(n->operand[0].reg.value);
+	struct emit *e = g->e;
+
+	emit_u8(e, 0x65); /* movzx r10d, word gs:[selector] */
+	emit_u8(e, 0x44);
+	emit_u8(e, 0x0f);
+	emit_u8(e, 0xb7);
+	emit_u8(e, 0x14);
+	emit_u8(e, 0x25);
+	emit_u32(e,
+		 (uint32_t)(CPU_OFF(s.seg) +
+			    (int32_t)sizeof(struct segment) * decode_seg(n->operand[1].reg.value) +
+			    (int32_t)offsetof(struct segment, selector)));
+	set_reg(g, gpr, S1);
 	return true;
 }
 
@@ -751,6 +853,8 @@ static void emit_cold(struct gen *g)
 			cold_fill(g, k);
 		else if (k->kind == COLD_EDGE)
 			cold_edge(g, k);
+		else if (k->kind == COLD_INTERP)
+			emit_exit(g, XEXIT_INTERP, xwhat(g->insn[k->index].off, k->index));
 		else if (k->kind == COLD_STOP)
 			emit_exit(g, XEXIT_INTERP, xwhat((unsigned)(g->b->hva & ~PAGE_MASK), 0));
 		else
@@ -777,6 +881,16 @@ static bool emit_insn(struct gen *g, struct insn *n)
 		return emit_pop(g, n);
 	case K_LEAVE:
 		return emit_leave(g, n);
+	case K_PUSHF:
+		return emit_pushf(g, n);
+	case K_CLI:
+		return emit_interrupt_flag(g, n, false);
+	case K_STI:
+		return emit_interrupt_flag(g, n, true);
+	case K_SWAPGS:
+		return emit_swapgs(g, n);
+	case K_SREG:
+		return emit_sreg(g, n);
 	case K_CALL:
 		return emit_call_insn(g, n);
 	case K_RET:
@@ -862,6 +976,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	g->b = b;
 	g->number = number;
 	g->nr_cold = 0;
+	g->vec_live = false;
 	g->index = 0;
 	end = xlat_decode(g, page_gpa);
 	g->flags = b->flags_live ? FLAGS_MEM : FLAGS_DEAD;

@@ -21,6 +21,11 @@ enum kind {
 	K_PUSH,
 	K_POP,
 	K_LEAVE,
+	K_PUSHF,
+	K_CLI,
+	K_STI,
+	K_SWAPGS,
+	K_SREG, /* MOV register, segment register */
 	K_CALL,
 	K_RET,
 	K_JMP,
@@ -57,7 +62,7 @@ struct insn {
 	struct access at, stack; /* of the memory operand, and of what it does to the stack */
 };
 
-enum cold_kind { COLD_FILL, COLD_EDGE, COLD_FAR, COLD_STOP };
+enum cold_kind { COLD_FILL, COLD_EDGE, COLD_FAR, COLD_STOP, COLD_INTERP };
 
 /* Something to emit after the hot code. */
 struct cold {
@@ -87,6 +92,7 @@ struct gen {
 	unsigned nr_insns, nr_cold;
 	unsigned index; /* of the instruction being emitted */
 	enum flags_at flags;
+	bool vec_live;
 	uint8_t *begin;
 	struct insn insn[XBLOCK_INSNS + 1];
 	struct xmark mark[XBLOCK_INSNS + 1];

@@ -15,8 +15,7 @@
 
 /* --- the image -------------------------------------------------------------------- */
 
-/* The processor's own idea of the image: derived status bits, mask, empty fields. */
-static void reload(struct fx_image *fx)
+void xstate_reload(struct fx_image *fx)
 {
 	const uint32_t host_mxcsr = MXCSR_RESET;
 
@@ -27,12 +26,13 @@ static void reload(struct fx_image *fx)
 			   "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
-uint32_t xstate_mxcsr_mask(void)
+/* Bits that exist; others fault when loaded. */
+static uint32_t host_mxcsr_mask(void)
 {
 	struct fx_image fx
 		__attribute__((aligned(64))) = { .cw = X87_CW_RESET, .mxcsr = MXCSR_RESET };
 
-	reload(&fx);
+	xstate_reload(&fx);
 	return fx.mxcsr_mask ? fx.mxcsr_mask : MXCSR_MASK_DEFAULT;
 }
 
@@ -40,17 +40,39 @@ void xstate_sanitize(struct cpu_state *s)
 {
 	struct fx_image *fx = xstate_fx(s);
 
-	fx->mxcsr &= xstate_mxcsr_mask();
-	reload(fx);
+	fx->mxcsr &= host_mxcsr_mask();
+	xstate_reload(fx);
 }
 
-static uint32_t mxcsr_mask(struct cpu *c)
+uint32_t xstate_mxcsr_bits(struct cpu *c)
 {
 	struct fx_image *fx = xstate_fx(&c->s);
 
 	if (unlikely(!fx->mxcsr_mask))
-		fx->mxcsr_mask = xstate_mxcsr_mask();
+		fx->mxcsr_mask = host_mxcsr_mask();
 	return fx->mxcsr_mask;
+}
+
+void xstate_get_vector(const struct cpu_state *s, unsigned n, uint8_t v[64])
+{
+	if (n >= 16) {
+		memcpy(v, s->xsave + XSAVE_HI16_ZMM + (n - 16) * 64, 64);
+		return;
+	}
+	memcpy(v, s->xsave + offsetof(struct fx_image, xmm) + n * 16, 16);
+	memcpy(v + 16, s->xsave + XSAVE_YMM + n * 16, 16);
+	memcpy(v + 32, s->xsave + XSAVE_ZMM_HI256 + n * 32, 32);
+}
+
+void xstate_set_vector(struct cpu_state *s, unsigned n, const uint8_t v[64])
+{
+	if (n >= 16) {
+		memcpy(s->xsave + XSAVE_HI16_ZMM + (n - 16) * 64, v, 64);
+		return;
+	}
+	memcpy(s->xsave + offsetof(struct fx_image, xmm) + n * 16, v, 16);
+	memcpy(s->xsave + XSAVE_YMM + n * 16, v + 16, 16);
+	memcpy(s->xsave + XSAVE_ZMM_HI256 + n * 32, v + 32, 32);
 }
 
 /* --- FXSAVE, FXRSTOR ---------------------------------------------------------------- */
@@ -82,16 +104,6 @@ static unsigned fxsave_bytes(const struct cpu *c)
 	return FXSAVE_LEGACY + (c->mode == MODE_64 ? 16 : 8) * 16;
 }
 
-/*
- * Without REX.W pointers are 32 bits wide and selectors lie above them. Ours are
- * always 0, as of every processor that no longer keeps them.
- */
-static void narrow_pointers(struct fx_image *fx)
-{
-	fx->ip = (uint32_t)fx->ip;
-	fx->dp = (uint32_t)fx->dp;
-}
-
 static void op_fxsave(struct cpu *c, const struct op *o)
 {
 	struct fx_image fx;
@@ -103,9 +115,9 @@ static void op_fxsave(struct cpu *c, const struct op *o)
 	    !stub_writable(c, gva, FXSAVE_BYTES))
 		return op_fault(c, o);
 	fx = *xstate_fx(&c->s);
-	fx.mxcsr_mask = mxcsr_mask(c);
+	fx.mxcsr_mask = xstate_mxcsr_bits(c);
 	if (!(o->flags & OP_REXW))
-		narrow_pointers(&fx);
+		xstate_narrow_pointers(&fx);
 	if (!stub_write(c, gva, &fx, fxsave_bytes(c)))
 		return op_fault(c, o);
 	return op_stored(c, o);
@@ -119,16 +131,16 @@ static void op_fxrstor(struct cpu *c, const struct op *o)
 
 	if (!gate_fxsave(c, o))
 		return;
-	mask = mxcsr_mask(c);
+	mask = xstate_mxcsr_bits(c);
 	if (!linear_aligned(c, o, FXSAVE_BYTES, 16, MMU_READ, &gva) ||
 	    !stub_read(c, gva, &fx, FXSAVE_BYTES))
 		return op_fault(c, o);
 	if (fx.mxcsr & ~mask)
 		return op_raise(c, o, EXC_GP);
 	if (!(o->flags & OP_REXW))
-		narrow_pointers(&fx);
+		xstate_narrow_pointers(&fx);
 	memcpy(xstate_fx(&c->s), &fx, fxsave_bytes(c));
-	reload(xstate_fx(&c->s));
+	xstate_reload(xstate_fx(&c->s));
 	OP_NEXT(c, o);
 }
 
@@ -140,7 +152,7 @@ static bool load_mxcsr(struct cpu *c, const struct op *o)
 
 	if (!op_read32(c, o, &v))
 		return false;
-	if (v & ~mxcsr_mask(c)) {
+	if (v & ~xstate_mxcsr_bits(c)) {
 		cpu_raise_error(c, EXC_GP, 0);
 		return false;
 	}
@@ -282,9 +294,9 @@ static void op_vzeroall(struct cpu *c, const struct op *o)
 /* --- which is whose ----------------------------------------------------------------------------
  */
 
-static op_fn *handler(ZydisMnemonic mnemonic)
+static op_fn *handler(const ZydisDecodedInstruction *insn)
 {
-	switch (mnemonic) {
+	switch (insn->mnemonic) {
 	case ZYDIS_MNEMONIC_FWAIT:
 		return op_fwait;
 	case ZYDIS_MNEMONIC_FXRSTOR:
@@ -312,7 +324,7 @@ static op_fn *handler(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_VZEROUPPER:
 		return op_vzeroupper;
 	default:
-		return NULL;
+		return xsave_find(insn->mnemonic);
 	}
 }
 
@@ -334,8 +346,10 @@ static void address_by_rdi(const ZydisDecodedInstruction *insn, const ZydisDecod
 bool stub_find(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
 	       struct op *o)
 {
-	op_fn *fn = handler(insn->mnemonic);
+	op_fn *fn = handler(insn);
 
+	if (gather_decode(insn, operands, o))
+		return true;
 	if (!fn)
 		return false;
 	o->fn = fn;

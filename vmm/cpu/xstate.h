@@ -52,6 +52,10 @@ static inline struct fx_image *xstate_fx(struct cpu_state *s)
 	return (struct fx_image *)(void *)s->xsave;
 }
 
+/* All 64 bytes of a vector register, which lie in up to three places. */
+void xstate_get_vector(const struct cpu_state *s, unsigned n, uint8_t v[64]);
+void xstate_set_vector(struct cpu_state *s, unsigned n, const uint8_t v[64]);
+
 /* An unmasked x87 exception waits for the next x87 instruction that looks. */
 static inline bool x87_pending(const struct fx_image *fx)
 {
@@ -72,8 +76,18 @@ static inline void xstate_enter_mmx(struct fx_image *fx)
 	fx->tags = 0xff;
 }
 
-/* The bits of MXCSR that exist; others fault when loaded. */
-uint32_t xstate_mxcsr_mask(void);
+/* The processor's own idea of an image: derived status bits, empty fields. */
+void xstate_reload(struct fx_image *fx);
+
+/* MXCSR bits that exist for this vCPU. */
+uint32_t xstate_mxcsr_bits(struct cpu *c);
+
+/* Without REX.W the x87's pointers are 32 bits wide, and selectors of 0 follow. */
+static inline void xstate_narrow_pointers(struct fx_image *fx)
+{
+	fx->ip = (uint32_t)fx->ip;
+	fx->dp = (uint32_t)fx->dp;
+}
 
 /* Makes a state that came from outside one that the host's processor takes. */
 void xstate_sanitize(struct cpu_state *s);

@@ -34,6 +34,8 @@ void machine_free(struct machine_model *m)
 	free(m->pu);
 	free(m->node);
 	free(m->distance);
+	free(m->latency_ns);
+	free(m->bandwidth_mibs);
 	*m = (struct machine_model){ 0 };
 }
 

@@ -11,8 +11,10 @@
 #include "core/pu_set.h"
 #include "core/util.h"
 
-#define MACHINE_NODES_MAX 1024
-#define MACHINE_NONE      UINT32_MAX
+#define MACHINE_NODES_MAX  1024
+#define MACHINE_NONE       UINT32_MAX
+#define MACHINE_PAGE_SIZES 4
+#define MACHINE_IOS_MAX    64
 
 /* Logical order: PUs of a core are neighbours, cores of a node are neighbours. */
 struct machine_pu {
@@ -26,12 +28,27 @@ struct machine_pu {
 	bool usable;   /* online and allowed to this process */
 };
 
+/* Huge pages of one size that are reserved on a node. */
+struct machine_pages {
+	uint64_t bytes;
+	uint64_t total, free;
+};
+
 struct machine_node {
 	unsigned os_index;
 	unsigned package;      /* MACHINE_NONE if it belongs to none */
 	uint64_t memory_bytes; /* 0: has CPUs only */
 	uint64_t free_bytes;
-	bool usable; /* this process may allocate there */
+	struct machine_pages huge[MACHINE_PAGE_SIZES]; /* unused ones have bytes 0 */
+	bool usable;                                   /* this process may allocate there */
+};
+
+enum machine_io_kind { MACHINE_IO_NETWORK, MACHINE_IO_DISK };
+
+struct machine_io {
+	char name[32];
+	enum machine_io_kind kind;
+	unsigned node; /* index into node[], or MACHINE_NONE */
 };
 
 struct machine_model {
@@ -39,7 +56,13 @@ struct machine_model {
 	unsigned nr_pus, nr_cores, nr_llcs, nr_dies, nr_packages, nr_nodes;
 	struct machine_pu *pu;
 	struct machine_node *node;
+	bool has_distances; /* the machine told them; otherwise they are 10 and 20 */
 	unsigned *distance; /* nr_nodes x nr_nodes, ACPI SLIT units: 10 is local */
+	/* As measured, nr_nodes x nr_nodes, from a CPU of the first to memory of the second. */
+	unsigned *latency_ns;     /* NULL: not measured */
+	unsigned *bandwidth_mibs; /* MiB/s; NULL: not measured */
+	struct machine_io io[MACHINE_IOS_MAX];
+	unsigned nr_ios;
 	uint64_t l1d_bytes, l1i_bytes, l2_bytes, llc_bytes; /* of the first of each; 0 unknown */
 };
 

@@ -1,364 +1,579 @@
 /*
- * plan.c - the planner: where each vCPU runs and where each guest node's memory lies.
- *
- * First every guest node gets a home, a host node with room for its memory; homes
- * lie close together. Then vCPUs are dealt to PUs layer by layer: the first PU of
- * every core, then the second ones, and so on, and from the start again when
- * vCPUs outnumber PUs, which shares them evenly. Within a layer a vCPU prefers its
- * home, then whatever is nearest to it.
+ * plan.c - the planner: checks the request, has candidates made, solved and priced,
+ * and takes the best. plan_int.h says who does what.
  */
-#include "placement/plan.h"
+#include "placement/plan_int.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
-#define DISTANCE_UNKNOWN 255 /* SLIT's "unreachable" */
-
-struct planner {
-	const struct machine_model *m;
-	const struct plan_request *r;
-	struct plan *out;
-	char *why;
-	size_t why_bytes;
-
-	unsigned home[PLAN_NODES_MAX];      /* logical host node, or MACHINE_NONE */
-	unsigned next_vcpu[PLAN_NODES_MAX]; /* of each guest node: the first not placed, */
-	unsigned need[PLAN_NODES_MAX];      /* and how many are left */
-	unsigned cores[MACHINE_NODES_MAX];  /* of each host node, with a usable PU */
-	unsigned room[MACHINE_NODES_MAX];   /* how many guest nodes' memory fits */
-	uint16_t rank[PU_SET_MAX];          /* by OS index: n-th usable PU of its core */
-	uint16_t load[PU_SET_MAX];          /* by OS index: vCPUs placed */
-	unsigned nr_ranks;
-};
-
-/* @total cut into @parts as evenly as can be; the first ones get the remainder. */
-static uint64_t share(uint64_t total, unsigned parts, unsigned i)
+int plan_refuse(struct planner *p, int err, const char *fmt, ...)
 {
-	return total / parts + (i < total % parts);
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(p->why, p->why_bytes, fmt, ap);
+	va_end(ap);
+	return err;
 }
 
-static int check_request(struct planner *p)
+static unsigned long long mib(uint64_t bytes)
+{
+	return bytes / MIB(1);
+}
+
+/* --- the request ------------------------------------------------------------------------ */
+
+static int check_counts(struct planner *p)
 {
 	const struct plan_request *r = p->r;
 	const char *complaint = NULL;
 
 	if (r->vcpus < 1 || r->vcpus > PLAN_VCPUS_MAX)
 		complaint = "1 to 1024 vCPUs can be placed";
-	else if (r->nodes < 1 || r->nodes > PLAN_NODES_MAX)
-		complaint = "1 to 64 guest nodes can be placed";
+	else if (r->nodes > PLAN_NODES_MAX)
+		complaint = "up to 64 guest nodes can be placed";
 	else if (r->nodes > r->vcpus)
 		complaint = "each guest node needs a vCPU: ask for fewer nodes";
-	else if (r->memory_bytes % MIB(1) || r->memory_bytes / MIB(1) < r->nodes)
+	else if (r->memory_bytes % MIB(1) || r->memory_bytes / MIB(1) < MAX(r->nodes, 1))
 		complaint = "each guest node needs memory, in whole MiB";
 	if (!complaint)
 		return 0;
-	snprintf(p->why, p->why_bytes, "%u vCPUs, %u nodes, %llu MiB: %s", r->vcpus, r->nodes,
-		 (unsigned long long)(r->memory_bytes / MIB(1)), complaint);
-	return -EINVAL;
+	return plan_refuse(p, -EINVAL, "%u vCPUs, %u nodes, %llu MiB: %s", r->vcpus, r->nodes,
+			   mib(r->memory_bytes), complaint);
 }
 
-/* --- what the machine offers ------------------------------------------------------ */
-
-static int survey_pus(struct planner *p)
+static int check_pages(struct planner *p, uint64_t page_bytes, uint64_t bytes)
 {
-	unsigned usable = 0, core = MACHINE_NONE;
-	uint16_t rank = 0;
-
-	for (unsigned i = 0; i < p->m->nr_pus; i++) {
-		const struct machine_pu *pu = &p->m->pu[i];
-
-		if (!pu->usable || pu->os_index >= PU_SET_MAX)
-			continue;
-		usable++;
-		if (pu->core != core) {
-			core = pu->core;
-			rank = 0;
-			if (pu->node != MACHINE_NONE)
-				p->cores[pu->node]++;
-		}
-		p->rank[pu->os_index] = rank++;
-		p->nr_ranks = MAX(p->nr_ranks, (unsigned)rank);
-	}
-	if (usable)
+	if (!page_bytes)
 		return 0;
-	snprintf(p->why, p->why_bytes, "none of the host's %u PUs may be used", p->m->nr_pus);
-	return -ENOSPC;
-}
-
-static int complain_of_memory(struct planner *p, uint64_t need, unsigned room)
-{
-	const struct machine_node *most = NULL;
-
-	for (unsigned i = 0; i < p->m->nr_nodes; i++) {
-		const struct machine_node *n = &p->m->node[i];
-
-		if (n->usable && (!most || n->free_bytes > most->free_bytes))
-			most = n;
-	}
-	if (!most)
-		snprintf(p->why, p->why_bytes, "no host node may be used for memory");
-	else if (!room)
-		snprintf(p->why, p->why_bytes,
-			 "memory: %llu MiB needed on one host node, have %llu MiB free on node %u: "
-			 "ask for less%s",
-			 (unsigned long long)(need / MIB(1)),
-			 (unsigned long long)(most->free_bytes / MIB(1)), most->os_index,
-			 p->m->nr_nodes > 1 ? ", or for more guest nodes" : "");
-	else
-		snprintf(p->why, p->why_bytes,
-			 "memory: %llu MiB needed by each of %u guest nodes, have room for %u of "
-			 "them: ask for less",
-			 (unsigned long long)(need / MIB(1)), p->r->nodes, room);
-	return -ENOSPC;
-}
-
-static unsigned room_of(const struct planner *p, unsigned node, uint64_t need)
-{
-	const struct machine_node *n = &p->m->node[node];
-
-	return n->usable ? (unsigned)MIN(n->free_bytes / need, p->r->nodes) : 0;
-}
-
-/* Nodes without a usable core are homes only where there is no other. */
-static int survey_nodes(struct planner *p)
-{
-	uint64_t need = MIB(share(p->r->memory_bytes / MIB(1), p->r->nodes, 0));
-	bool any_cores = false;
-	unsigned total = 0;
-
-	for (unsigned i = 0; i < p->m->nr_nodes; i++)
-		any_cores |= p->cores[i] && p->m->node[i].usable;
-	for (unsigned i = 0; i < p->m->nr_nodes; i++) {
-		p->room[i] = p->cores[i] || !any_cores ? room_of(p, i, need) : 0;
-		total += p->room[i];
-	}
-	if (p->m->nr_nodes && total < p->r->nodes)
-		return complain_of_memory(p, need, total);
+	if (page_bytes & (page_bytes - 1) || page_bytes < KIB(4))
+		return plan_refuse(p, -EINVAL, "pages of %llu bytes: a power of two is needed",
+				   (unsigned long long)page_bytes);
+	if (bytes % page_bytes)
+		return plan_refuse(p, -EINVAL,
+				   "%llu MiB in pages of %llu MiB: whole pages are needed",
+				   mib(bytes), mib(page_bytes));
 	return 0;
 }
 
-/* --- homes ------------------------------------------------------------------------ */
+static int check_given_nodes(struct planner *p)
+{
+	const struct plan_request *r = p->r;
+	uint64_t bytes = 0, vcpus = 0;
+	int err = 0;
 
-struct cluster {
-	unsigned node[PLAN_NODES_MAX]; /* in the order taken */
-	unsigned nr;
-	uint64_t distance;
-	unsigned cores;
+	for (unsigned g = 0; g < r->nodes && !err; g++) {
+		const struct plan_node_request *n = &r->node[g];
+
+		if (!n->vcpus || !n->memory_bytes || n->memory_bytes % MIB(1))
+			return plan_refuse(
+				p, -EINVAL,
+				"guest node %u: %u vCPUs and %llu bytes: it needs a vCPU, "
+				"and memory in whole MiB",
+				g, n->vcpus, (unsigned long long)n->memory_bytes);
+		if (n->host_node >= 0 &&
+		    machine_find_node(p->m, (unsigned)n->host_node) == MACHINE_NONE)
+			return plan_refuse(p, -EINVAL,
+					   "guest node %u: this machine has no node %d: see "
+					   "`alcazar topology`",
+					   g, n->host_node);
+		err = check_pages(p, n->page_bytes, n->memory_bytes);
+		vcpus += n->vcpus;
+		bytes += n->memory_bytes;
+	}
+	if (!err && (vcpus != r->vcpus || bytes != r->memory_bytes))
+		return plan_refuse(
+			p, -EINVAL,
+			"the guest nodes have %llu vCPUs and %llu MiB together, the guest "
+			"has %u and %llu MiB",
+			(unsigned long long)vcpus, mib(bytes), r->vcpus, mib(r->memory_bytes));
+	return err;
+}
+
+static int check_request(struct planner *p)
+{
+	int err = check_counts(p);
+
+	if (!err)
+		err = check_pages(p, p->r->page_bytes, p->r->memory_bytes);
+	if (!err && p->r->node)
+		err = check_given_nodes(p);
+	for (unsigned i = 0; i < p->r->nr_pins && !err; i++)
+		if (p->r->pin[i].first > p->r->pin[i].last || p->r->pin[i].last >= p->r->vcpus)
+			err = plan_refuse(p, -EINVAL, "vCPUs %u to %u are pinned, but there are %u",
+					  p->r->pin[i].first, p->r->pin[i].last, p->r->vcpus);
+	return err;
+}
+
+/* After the survey, which knows the page sizes. */
+static int check_page_kinds(struct planner *p)
+{
+	uint64_t missing = 0;
+
+	if (plan_page_kind(p, p->r->page_bytes) == PAGE_KINDS)
+		missing = p->r->page_bytes;
+	for (unsigned g = 0; p->r->node && g < p->r->nodes; g++)
+		if (plan_page_kind(p, p->r->node[g].page_bytes) == PAGE_KINDS)
+			missing = p->r->node[g].page_bytes;
+	if (!missing)
+		return 0;
+	return plan_refuse(p, -ENOSPC,
+			   "pages of %llu KiB: no node has reserved any: write to "
+			   "/sys/devices/system/node/node*/hugepages/hugepages-%llukB/nr_hugepages",
+			   (unsigned long long)missing / 1024, (unsigned long long)missing / 1024);
+}
+
+/* --- what does not fit ------------------------------------------------------------------- */
+
+struct shortage {
+	unsigned most; /* the node with most room */
+	unsigned fits; /* guests that found room, biggest first */
+	unsigned guest;
 };
 
-/* From @start, again and again the node that is nearest to those taken. */
-static void grow_cluster(const struct planner *p, unsigned start, struct cluster *c)
+/* The first guest that would find no room if each took the node with most of it. */
+static struct shortage find_shortage(const struct planner *p, const struct plan_candidate *c)
 {
-	uint64_t sum[MACHINE_NODES_MAX] = { 0 };
-	bool taken[MACHINE_NODES_MAX] = { false };
-	unsigned next = start;
+	struct shortage s = { .most = MACHINE_NONE };
+	uint64_t left[MACHINE_NODES_MAX];
 
-	*c = (struct cluster){ 0 };
-	while (next != MACHINE_NONE) {
-		unsigned last = next;
+	memcpy(left, p->room[c->guest[0].kind], p->m->nr_nodes * sizeof(*left));
+	for (unsigned n = 0; n < p->m->nr_nodes; n++)
+		if (p->m->node[n].usable && (s.most == MACHINE_NONE || left[n] > left[s.most]))
+			s.most = n;
+	for (s.guest = 0; s.guest < c->nr; s.guest++) {
+		unsigned best = c->guest[s.guest].must_home;
 
-		c->node[c->nr++] = last;
-		c->distance += sum[last];
-		c->cores += p->cores[last];
-		taken[last] = true;
-		next = MACHINE_NONE;
-		if (c->nr == p->r->nodes)
+		for (unsigned n = 0; best == MACHINE_NONE && n < p->m->nr_nodes; n++)
+			if (left[n] >= c->guest[s.guest].bytes)
+				best = n;
+		if (best == MACHINE_NONE || left[best] < c->guest[s.guest].bytes)
 			break;
-		for (unsigned i = 0; i < p->m->nr_nodes; i++) {
-			if (taken[i] || !p->room[i])
-				continue;
-			sum[i] += machine_distance(p->m, last, i);
-			if (next == MACHINE_NONE || sum[i] < sum[next])
-				next = i;
-		}
+		left[best] -= c->guest[s.guest].bytes;
+		s.fits++;
 	}
+	return s;
 }
 
-static unsigned cores_missing(const struct planner *p, const struct cluster *c)
+static int complain_of_home(struct planner *p, const struct plan_candidate *c, unsigned g)
 {
-	return c->cores < p->r->vcpus ? p->r->vcpus - c->cores : 0;
+	unsigned home = c->guest[g].must_home;
+	const struct machine_node *node = &p->m->node[home];
+
+	if (!node->usable)
+		return plan_refuse(p, -ENOSPC,
+				   "guest node %u: host node %u may not be used: it is "
+				   "offline or not allowed",
+				   g, node->os_index);
+	return plan_refuse(
+		p, -ENOSPC,
+		"guest node %u: %llu MiB needed on host node %u, have %llu MiB%s: ask for "
+		"less, or for another node",
+		g, mib(c->guest[g].bytes), node->os_index, mib(p->room[c->guest[g].kind][home]),
+		c->guest[g].page_bytes ? " in free huge pages" : " free");
 }
 
-static bool is_better(const struct planner *p, const struct cluster *a, const struct cluster *b)
+static int complain_of_huge_pages(struct planner *p, const struct plan_guest *g, unsigned most)
 {
-	unsigned a_missing = cores_missing(p, a), b_missing = cores_missing(p, b);
+	unsigned long long page = g->page_bytes, have = p->room[g->kind][most];
+	unsigned node = p->m->node[most].os_index;
 
-	if (a_missing != b_missing)
-		return a_missing < b_missing;
-	return a->distance < b->distance;
+	return plan_refuse(
+		p, -ENOSPC,
+		"memory: %llu pages of %llu KiB needed on one host node, have %llu free on "
+		"node %u: ask for less, or write %llu to /sys/devices/system/node/node%u/"
+		"hugepages/hugepages-%llukB/nr_hugepages",
+		(unsigned long long)g->bytes / page, page / 1024, have / page, node,
+		(unsigned long long)g->bytes / page, node, page / 1024);
 }
 
-/* Neighbouring guest nodes share a home where there are too few. */
-static void settle(struct planner *p, const struct cluster *c)
+static int complain_of_memory(struct planner *p, const struct plan_candidate *c)
 {
-	unsigned guests[PLAN_NODES_MAX] = { 0 };
-	unsigned left = p->r->nodes, g = 0;
+	struct shortage s = find_shortage(p, c);
+	unsigned g = MIN(s.guest, c->nr - 1);
 
-	while (left) {
-		for (unsigned i = 0; i < c->nr && left; i++) {
-			if (guests[i] < p->room[c->node[i]]) {
-				guests[i]++;
-				left--;
-			}
-		}
-	}
+	if (s.most == MACHINE_NONE)
+		return plan_refuse(p, -ENOSPC, "no host node may be used for memory");
 	for (unsigned i = 0; i < c->nr; i++)
-		while (guests[i]--)
-			p->home[g++] = c->node[i];
+		if (c->guest[i].must_home != MACHINE_NONE)
+			return complain_of_home(p, c,
+						c->guest[g].must_home != MACHINE_NONE ? g : i);
+	if (c->guest[g].page_bytes)
+		return complain_of_huge_pages(p, &c->guest[g], s.most);
+	if (!s.fits)
+		return plan_refuse(
+			p, -ENOSPC,
+			"memory: %llu MiB needed on one host node, have %llu MiB free on node %u: "
+			"ask for less%s",
+			mib(c->guest[g].bytes), mib(p->room[c->guest[g].kind][s.most]),
+			p->m->node[s.most].os_index,
+			p->m->nr_nodes > 1 ? ", or for more guest nodes" : "");
+	return plan_refuse(p, -ENOSPC,
+			   "memory: %llu MiB needed by each of %u guest nodes, have room for %u of "
+			   "them: ask for less",
+			   mib(c->guest[g].bytes), c->nr, s.fits);
 }
 
-static void find_homes(struct planner *p)
-{
-	struct cluster best = { 0 }, c;
-
-	for (unsigned g = 0; g < p->r->nodes; g++)
-		p->home[g] = MACHINE_NONE;
-	for (unsigned start = 0; start < p->m->nr_nodes; start++) {
-		if (!p->room[start])
-			continue;
-		grow_cluster(p, start, &c);
-		if (!best.nr || is_better(p, &c, &best))
-			best = c;
-	}
-	if (best.nr)
-		settle(p, &best);
-}
-
-/* --- vCPUs ------------------------------------------------------------------------ */
+/* --- the result --------------------------------------------------------------------------- */
 
 static int node_os_index(const struct planner *p, unsigned node)
 {
 	return node == MACHINE_NONE ? -1 : (int)p->m->node[node].os_index;
 }
 
-static void place(struct planner *p, unsigned guest_node, const struct machine_pu *pu)
+/* Equal guest nodes may change homes: neighbours on the host become neighbours in the guest. */
+static void order_homes(const struct planner *p, struct plan_candidate *c)
 {
-	p->out->vcpu[p->next_vcpu[guest_node]++] = (struct plan_vcpu){
-		.pu = pu->os_index,
-		.guest_node = guest_node,
-		.host_node = node_os_index(p, pu->node),
+	for (unsigned a = 1; a < c->nr && !p->nr_pinned; a++) {
+		for (unsigned b = a; b; b--) {
+			const struct plan_guest *x = &c->guest[b - 1], *y = &c->guest[b];
+			unsigned home = c->home[b];
+
+			if (home >= c->home[b - 1] || x->vcpus != y->vcpus ||
+			    x->bytes != y->bytes || x->kind != y->kind ||
+			    x->must_home != MACHINE_NONE || y->must_home != MACHINE_NONE)
+				break;
+			c->home[b] = c->home[b - 1];
+			c->home[b - 1] = home;
+		}
+	}
+}
+
+static int by_index(const void *a, const void *b)
+{
+	unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+struct handout {
+	unsigned *pus;  /* dealt at all places, place by place, each in logical order */
+	unsigned *next; /* [place]: the next one to hand out */
+};
+
+/* The loose vCPUs of a guest node: those at home first, then place by place. */
+static unsigned collect_pus(const struct planner *p, const struct plan_candidate *c, unsigned g,
+			    struct handout *h, unsigned *out)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i <= p->nr_places; i++) {
+		unsigned n = i ? i - 1 : c->home[g];
+
+		if (n == MACHINE_NONE || (i && n == c->home[g]))
+			continue;
+		memcpy(out + nr, h->pus + h->next[n], p->flow.at[g][n] * sizeof(*out));
+		h->next[n] += p->flow.at[g][n];
+		nr += p->flow.at[g][n];
+	}
+	return nr;
+}
+
+static void hand_out(const struct planner *p, const struct plan_candidate *c, struct handout *h,
+		     struct plan *out)
+{
+	unsigned mine[PLAN_VCPUS_MAX], v = 0;
+
+	for (unsigned g = 0; g < c->nr; g++) {
+		unsigned next = 0;
+
+		collect_pus(p, c, g, h, mine);
+		for (unsigned i = 0; i < c->guest[g].vcpus; i++, v++) {
+			unsigned at = p->pinned[v] != MACHINE_NONE ? p->pinned[v] : mine[next++];
+			const struct machine_pu *pu = &p->m->pu[at];
+
+			out->vcpu[v] = (struct plan_vcpu){
+				.pu = pu->os_index,
+				.guest_node = g,
+				.host_node = node_os_index(p, pu->node),
+			};
+		}
+	}
+}
+
+static int place_vcpus(struct planner *p, const struct plan_candidate *c, struct plan *out)
+{
+	struct handout h = {
+		.pus = calloc(p->r->vcpus, sizeof(*h.pus)),
+		.next = calloc(p->nr_places, sizeof(*h.next)),
 	};
-	p->need[guest_node]--;
-	p->load[pu->os_index]++;
-}
+	unsigned nr = 0;
 
-/* Is this PU in the layer being dealt: of this rank, and not dealt in this round? */
-static bool is_on_offer(const struct planner *p, const struct machine_pu *pu, unsigned round,
-			unsigned rank)
-{
-	return pu->usable && pu->os_index < PU_SET_MAX && p->rank[pu->os_index] == rank &&
-	       p->load[pu->os_index] == round;
-}
-
-static void deal_at_home(struct planner *p, unsigned round, unsigned rank)
-{
-	for (unsigned i = 0; i < p->m->nr_pus; i++) {
-		const struct machine_pu *pu = &p->m->pu[i];
-
-		if (!is_on_offer(p, pu, round, rank))
-			continue;
-		for (unsigned g = 0; g < p->r->nodes; g++) {
-			if (p->need[g] && p->home[g] == pu->node) {
-				place(p, g, pu);
-				break;
-			}
+	if (h.pus && h.next) {
+		for (unsigned n = 0; n < p->nr_places; n++) {
+			h.next[n] = nr;
+			plan_deal(p, &p->place[n], p->flow.load[n], h.pus + nr);
+			qsort(h.pus + nr, p->flow.load[n], sizeof(*h.pus), by_index);
+			nr += p->flow.load[n];
 		}
+		hand_out(p, c, &h, out);
+	}
+	free(h.next);
+	free(h.pus);
+	return h.pus && h.next ? 0 : -ENOMEM;
+}
+
+static void mark_shared(const struct planner *p, struct plan *out)
+{
+	struct pu_set once = { 0 }, more = { 0 };
+
+	for (unsigned i = 0; i < out->nr_vcpus; i++) {
+		if (pu_set_has(&once, out->vcpu[i].pu))
+			pu_set_add(&more, out->vcpu[i].pu);
+		pu_set_add(&once, out->vcpu[i].pu);
+	}
+	for (unsigned i = 0; i < out->nr_vcpus; i++) {
+		struct plan_vcpu *v = &out->vcpu[i];
+
+		v->shared = pu_set_has(&more, v->pu);
+		for (unsigned c = 0; c < p->r->nr_claims; c++)
+			v->shared |= pu_set_has(&p->r->claim[c].pus, v->pu);
+	}
+	out->claim = once;
+}
+
+static void claim_siblings(const struct planner *p, struct plan *out)
+{
+	for (unsigned i = 0; i < out->nr_vcpus; i++) {
+		unsigned core = p->m->pu[machine_find_pu(p->m, out->vcpu[i].pu)].core;
+
+		for (unsigned pu = 0; pu < p->m->nr_pus; pu++)
+			if (p->m->pu[pu].core == core)
+				pu_set_add(&out->claim, p->m->pu[pu].os_index);
 	}
 }
 
-static unsigned distance_from_home(const struct planner *p, unsigned guest_node,
-				   const struct machine_pu *pu)
+/* Homes are known: the flow again, and all that follows from it. */
+static int finish(struct planner *p, struct plan_candidate *c, struct plan *out)
 {
-	unsigned home = p->home[guest_node];
+	int err;
 
-	if (home == MACHINE_NONE || pu->node == MACHINE_NONE)
-		return DISTANCE_UNKNOWN;
-	return machine_distance(p->m, home, pu->node);
-}
-
-static const struct machine_pu *nearest_on_offer(const struct planner *p, unsigned guest_node,
-						 unsigned round, unsigned rank)
-{
-	const struct machine_pu *best = NULL;
-	unsigned best_distance = 0;
-
-	for (unsigned i = 0; i < p->m->nr_pus; i++) {
-		const struct machine_pu *pu = &p->m->pu[i];
-		unsigned distance;
-
-		if (!is_on_offer(p, pu, round, rank))
-			continue;
-		distance = distance_from_home(p, guest_node, pu);
-		if (!best || distance < best_distance) {
-			best = pu;
-			best_distance = distance;
-		}
-	}
-	return best;
-}
-
-/* Returns how many vCPUs are still without a place. */
-static unsigned deal_abroad(struct planner *p, unsigned round, unsigned rank)
-{
-	unsigned left = 0;
-
-	for (unsigned g = 0; g < p->r->nodes; g++) {
-		while (p->need[g]) {
-			const struct machine_pu *pu = nearest_on_offer(p, g, round, rank);
-
-			if (!pu)
-				break;
-			place(p, g, pu);
-		}
-		left += p->need[g];
-	}
-	return left;
-}
-
-static void deal_vcpus(struct planner *p)
-{
-	unsigned left = p->r->vcpus, vcpu = 0;
-
-	for (unsigned g = 0; g < p->r->nodes; g++) {
-		p->next_vcpu[g] = vcpu;
-		p->need[g] = (unsigned)share(p->r->vcpus, p->r->nodes, g);
-		vcpu += p->need[g];
-	}
-	for (unsigned round = 0; left; round++) {
-		for (unsigned rank = 0; left && rank < p->nr_ranks; rank++) {
-			deal_at_home(p, round, rank);
-			left = deal_abroad(p, round, rank);
-		}
-	}
-	for (unsigned i = 0; i < p->r->vcpus; i++)
-		p->out->vcpu[i].shared = p->load[p->out->vcpu[i].pu] > 1;
-}
-
-static void deal_memory(struct planner *p)
-{
-	for (unsigned g = 0; g < p->r->nodes; g++)
-		p->out->memory[g] = (struct plan_memory){
+	order_homes(p, c);
+	plan_flow(p, c);
+	out->nr_vcpus = p->r->vcpus;
+	out->nr_memory = c->nr;
+	out->policy = p->r->policy;
+	for (unsigned g = 0; g < c->nr; g++)
+		out->memory[g] = (struct plan_memory){
 			.guest_node = g,
-			.host_node = node_os_index(p, p->home[g]),
-			.bytes = MIB(share(p->r->memory_bytes / MIB(1), p->r->nodes, g)),
+			.host_node = node_os_index(p, c->home[g]),
+			.bytes = c->guest[g].bytes,
+			.page_bytes = c->guest[g].page_bytes,
 		};
+	err = place_vcpus(p, c, out);
+	if (err)
+		return err;
+	mark_shared(p, out);
+	if (p->r->policy == PLAN_ISOLATE)
+		claim_siblings(p, out);
+	plan_price(p, c, out);
+	plan_shape(p->m, out);
+	return 0;
+}
+
+/* --- candidates ----------------------------------------------------------------------------- */
+
+struct choice {
+	struct planner *p;
+	struct plan *out, *trial;
+	struct plan_score best;
+	bool any;
+};
+
+static unsigned count_away(const struct plan *plan)
+{
+	unsigned away = 0;
+
+	for (unsigned i = 0; i < plan->nr_vcpus; i++)
+		away += plan->vcpu[i].host_node != plan->memory[plan->vcpu[i].guest_node].host_node;
+	return away;
+}
+
+static void note(struct plan *out, const char *what, const struct plan *found)
+{
+	struct plan_alternative *a = &out->alternative[out->nr_alternatives];
+
+	if (out->nr_alternatives == PLAN_ALTERNATIVES_MAX)
+		return;
+	out->nr_alternatives++;
+	*a = (struct plan_alternative){ .feasible = found != NULL };
+	snprintf(a->what, sizeof(a->what), "%s", what);
+	if (!found)
+		return;
+	a->cost = found->cost;
+	a->nodes = found->nr_memory;
+	a->away = count_away(found);
+}
+
+static unsigned count_host_nodes(const struct plan *plan)
+{
+	struct pu_set nodes = { 0 };
+
+	for (unsigned i = 0; i < plan->nr_vcpus; i++)
+		pu_set_add(&nodes, (unsigned)plan->vcpu[i].host_node);
+	for (unsigned i = 0; i < plan->nr_memory; i++)
+		pu_set_add(&nodes, (unsigned)plan->memory[i].host_node);
+	return pu_set_count(&nodes);
+}
+
+/* Fewest host nodes come first for `compact`, most for `spread`; then the score. */
+static bool wins(const struct choice *ch, const struct plan_score *s)
+{
+	unsigned now = count_host_nodes(ch->trial), then = count_host_nodes(ch->out);
+
+	if (!ch->any)
+		return true;
+	/* A shared PU outweighs every policy. */
+	if (s->primary / COST_SHARE != ch->best.primary / COST_SHARE)
+		return s->primary < ch->best.primary;
+	if (ch->p->r->policy == PLAN_COMPACT && now != then)
+		return now < then;
+	if (ch->p->r->policy == PLAN_SPREAD && now != then)
+		return now > then;
+	return plan_better(s, &ch->best);
+}
+
+static void adopt(struct choice *ch, const struct plan_score *s)
+{
+	struct plan *out = ch->out;
+	unsigned nr = out->nr_alternatives;
+
+	memcpy(ch->trial->alternative, out->alternative, sizeof(out->alternative));
+	*out = *ch->trial;
+	out->nr_alternatives = nr;
+	for (unsigned i = 0; i < nr; i++)
+		out->alternative[i].chosen = i + 1 == nr;
+	ch->best = *s;
+	ch->any = true;
+}
+
+static int consider(struct choice *ch, const char *what, int cut, struct plan_candidate *c)
+{
+	struct plan_score score;
+	int err = cut;
+
+	if (!err)
+		err = plan_solve(ch->p, c, &score);
+	if (err == -ENOSPC) {
+		note(ch->out, what, NULL);
+		return 0;
+	}
+	if (!err)
+		err = finish(ch->p, c, ch->trial);
+	if (err)
+		return err;
+	note(ch->out, what, ch->trial);
+	if (wins(ch, &score))
+		adopt(ch, &score);
+	return 0;
+}
+
+static int choose_cut(struct choice *ch, struct plan_candidate *c)
+{
+	struct planner *p = ch->p;
+	int err = 0;
+
+	if (p->nr_pinned == p->r->vcpus)
+		return consider(ch, "cut where the pins change node", plan_cut_pinned(p, c), c);
+	if (p->m->nr_nodes > 1 && !p->nr_pinned)
+		err = consider(ch, "nearest nodes, a core each",
+			       plan_cut_nearest(p, FILL_CORES, false, c), c);
+	if (!err && p->m->nr_nodes > 1 && !p->nr_pinned && p->r->policy != PLAN_ISOLATE)
+		err = consider(ch, "nearest nodes, SMT siblings",
+			       plan_cut_nearest(p, FILL_PUS, false, c), c);
+	if (!err && p->m->nr_nodes > 1 && p->free_pus < p->r->vcpus && !p->nr_pinned)
+		err = consider(ch, "nearest nodes, shared PUs",
+			       plan_cut_nearest(p, FILL_LEVEL, false, c), c);
+	if (!err && p->m->nr_nodes > 1 && !p->nr_pinned) {
+		int cut = plan_cut_nearest(p, FILL_CORES, true, c);
+
+		if (cut && p->r->policy == PLAN_SPREAD)
+			cut = plan_cut_nearest(p, FILL_PUS, true, c);
+		if (cut && p->r->policy == PLAN_SPREAD)
+			cut = plan_cut_nearest(p, FILL_LEVEL, true, c);
+		err = consider(ch, "every node", cut, c);
+	}
+	return err;
+}
+
+static int choose(struct choice *ch)
+{
+	struct plan_candidate *c = calloc(1, sizeof(*c));
+	struct planner *p = ch->p;
+	int err = c ? 0 : -ENOMEM;
+
+	if (!err && p->r->node) {
+		err = consider(ch, "as asked", plan_cut_given(p, c), c);
+	} else if (!err && p->r->nodes) {
+		err = consider(ch, "cut evenly", plan_cut_even(p, p->r->nodes, c), c);
+	} else if (!err) {
+		err = choose_cut(ch, c);
+		if (!err)
+			err = consider(ch, "one guest node", plan_cut_even(p, 1, c), c);
+		if (!err && !ch->any)
+			err = consider(ch, "where memory is", plan_cut_by_memory(p, c), c);
+		if (!err && !ch->any)
+			plan_cut_even(p, 1, c);
+	}
+	if (!err && !ch->any)
+		err = complain_of_memory(p, c);
+	free(c);
+	return err;
+}
+
+/* --- sharing ---------------------------------------------------------------------------------- */
+
+static int check_sharing(struct planner *p, const struct plan *out)
+{
+	for (unsigned i = 0; i < out->nr_vcpus && p->r->exclusive; i++) {
+		const char *owner = "this machine itself";
+
+		if (!out->vcpu[i].shared)
+			continue;
+		for (unsigned c = 0; c < p->r->nr_claims; c++)
+			if (pu_set_has(&p->r->claim[c].pus, out->vcpu[i].pu))
+				owner = p->r->claim[c].owner;
+		return plan_refuse(
+			p, -EBUSY,
+			"exclusive: %u vCPUs need as many PUs, have %u free; vCPU %u would "
+			"share PU %u with %s",
+			out->nr_vcpus, p->free_pus, i, out->vcpu[i].pu, owner);
+	}
+	return 0;
 }
 
 int plan_make(const struct machine_model *m, const struct plan_request *r, struct plan *out,
 	      char *why, size_t why_bytes)
 {
-	struct planner p = { .m = m, .r = r, .out = out, .why = why, .why_bytes = why_bytes };
-	int err = check_request(&p);
+	struct planner *p = calloc(1, sizeof(*p));
+	struct choice ch = { .p = p, .out = out, .trial = calloc(1, sizeof(*out)) };
+	int err = p && ch.trial ? 0 : -ENOMEM;
 
+	if (why_bytes)
+		why[0] = '\0';
+	if (!err) {
+		*p = (struct planner){ .m = m, .r = r, .why = why, .why_bytes = why_bytes };
+		p->sibling_cost = r->policy == PLAN_COMPACT ? 1 : r->vcpus * COST_UNIT;
+		err = check_request(p);
+	}
 	if (!err)
-		err = survey_pus(&p);
+		err = plan_survey(p);
 	if (!err)
-		err = survey_nodes(&p);
-	if (err)
-		return err;
-	*out = (struct plan){ .nr_vcpus = r->vcpus, .nr_memory = r->nodes };
-	find_homes(&p);
-	deal_vcpus(&p);
-	deal_memory(&p);
-	return 0;
+		err = check_page_kinds(p);
+	if (!err) {
+		memset(out, 0, sizeof(*out));
+		err = choose(&ch);
+	}
+	if (!err)
+		err = check_sharing(p, out);
+	if (err == -ENOMEM)
+		snprintf(why, why_bytes, "no memory to make a plan");
+	if (p)
+		plan_survey_free(p);
+	free(ch.trial);
+	free(p);
+	return err;
 }

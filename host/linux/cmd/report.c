@@ -70,6 +70,91 @@ void report_plan(FILE *out, const char *name, const struct machine_model *m, con
 		print_node(&t, m, p, i);
 }
 
+/* --- its cost --------------------------------------------------------------------- */
+
+static const struct cost_term {
+	const char *name;
+	size_t offset;
+	const char *help;
+} cost_terms[] = {
+	{ "access", offsetof(struct plan_cost, access), "mean distance from a vCPU to its memory" },
+	{ "smt", offsetof(struct plan_cost, smt), "pairs of vCPUs on one physical core" },
+	{ "stacked", offsetof(struct plan_cost, stacked), "guest nodes that share a home" },
+	{ "traffic", offsetof(struct plan_cost, traffic), "distance between homes" },
+	{ "bandwidth", offsetof(struct plan_cost, bandwidth), "vCPUs a core of the busiest home" },
+	{ "cache", offsetof(struct plan_cost, cache), "last-level caches beyond the fewest" },
+	{ "io", offsetof(struct plan_cost, io), "distance to network and disk controllers" },
+	{ "fragments", offsetof(struct plan_cost, fragments), "nodes broken for the next machine" },
+	{ "total", offsetof(struct plan_cost, total), "" },
+};
+
+static double term_of(const struct plan_cost *c, const struct cost_term *t)
+{
+	double value;
+
+	memcpy(&value, (const char *)c + t->offset, sizeof(value));
+	return value;
+}
+
+static const char *policy_name(enum plan_policy policy)
+{
+	static const char *const name[] = {
+		[PLAN_BALANCED] = "balanced",
+		[PLAN_COMPACT] = "compact",
+		[PLAN_SPREAD] = "spread",
+		[PLAN_ISOLATE] = "isolate",
+	};
+
+	return name[policy];
+}
+
+void report_explanation(FILE *out, const struct plan *p)
+{
+	fprintf(out, "\npolicy %s; cost:\n", policy_name(p->policy));
+	for (size_t i = 0; i < ARRAY_SIZE(cost_terms); i++)
+		fprintf(out, "  %-10s %12.6f  %s\n", cost_terms[i].name,
+			term_of(&p->cost, &cost_terms[i]), cost_terms[i].help);
+	fprintf(out, "alternatives:\n");
+	for (unsigned i = 0; i < p->nr_alternatives; i++) {
+		const struct plan_alternative *a = &p->alternative[i];
+
+		if (!a->feasible)
+			fprintf(out, "  rejected  %-30s does not fit\n", a->what);
+		else
+			fprintf(out,
+				"  %-9s %-30s cost %.6f (access %.3f, smt %.0f), %u guest node%s, "
+				"%u vCPU%s away\n",
+				a->chosen ? "chosen" : "rejected", a->what, a->cost.total,
+				a->cost.access, a->cost.smt, a->nodes, a->nodes == 1 ? "" : "s",
+				a->away, a->away == 1 ? "" : "s");
+	}
+}
+
+static json_t *cost_json(const struct plan_cost *c)
+{
+	json_t *cost = json_object();
+
+	for (size_t i = 0; i < ARRAY_SIZE(cost_terms); i++)
+		json_object_set_new(cost, cost_terms[i].name,
+				    json_real(term_of(c, &cost_terms[i])));
+	return cost;
+}
+
+static json_t *alternatives_json(const struct plan *p)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < p->nr_alternatives; i++) {
+		const struct plan_alternative *a = &p->alternative[i];
+		json_t *cost = a->feasible ? cost_json(&a->cost) : json_null();
+
+		json_array_append_new(list, json_pack("{s:s s:b s:b s:i s:o}", "what", a->what,
+						      "feasible", a->feasible, "chosen", a->chosen,
+						      "guest_nodes", a->nodes, "cost", cost));
+	}
+	return list;
+}
+
 json_t *report_plan_json(const struct machine_model *m, const struct plan *p)
 {
 	json_t *vcpus = json_array(), *memory = json_array();
@@ -78,18 +163,22 @@ json_t *report_plan_json(const struct machine_model *m, const struct plan *p)
 		const struct plan_vcpu *v = &p->vcpu[i];
 		const struct machine_pu *pu = pu_of(m, v);
 
-		json_array_append_new(vcpus, json_pack("{s:i s:i s:i s:i s:i s:i s:b s:b}", "vcpu",
-						       i, "node", v->guest_node, "pu", v->pu,
-						       "core", pu->core, "package", pu->package,
+		json_array_append_new(vcpus, json_pack("{s:i s:i s:i s:i s:i s:i s:b s:b}", "id", i,
+						       "node", v->guest_node, "pu", v->pu, "core",
+						       pu->core, "package", pu->package,
 						       "host_node", v->host_node, "smt_sibling",
 						       pu->smt != 0, "shared", v->shared));
 	}
 	for (unsigned i = 0; i < p->nr_memory; i++)
 		json_array_append_new(memory,
-				      json_pack("{s:i s:i s:I}", "node", p->memory[i].guest_node,
-						"host_node", p->memory[i].host_node, "bytes",
-						(json_int_t)p->memory[i].bytes));
-	return json_pack("{s:o s:o}", "vcpus", vcpus, "memory", memory);
+				      json_pack("{s:i s:i s:I s:I}", "guest_node",
+						p->memory[i].guest_node, "host_node",
+						p->memory[i].host_node, "bytes",
+						(json_int_t)p->memory[i].bytes, "page_bytes",
+						(json_int_t)p->memory[i].page_bytes));
+	return json_pack("{s:s s:o s:o s:o s:o s:o}", "policy", policy_name(p->policy), "vcpus",
+			 vcpus, "memory", memory, "io", json_array(), "cost", cost_json(&p->cost),
+			 "alternatives", alternatives_json(p));
 }
 
 /* --- counters --------------------------------------------------------------------- */

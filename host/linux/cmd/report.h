@@ -8,6 +8,9 @@
 #include <stdio.h>
 
 void report_plan(FILE *out, const char *name, const struct machine_model *m, const struct plan *p);
+/* The terms of its cost, and what was rejected. */
+void report_explanation(FILE *out, const struct plan *p);
+/* docs/placement.md documents it. */
 json_t *report_plan_json(const struct machine_model *m, const struct plan *p);
 
 void report_stats(FILE *out, struct vm *vm);

@@ -12,6 +12,7 @@
 #include "gdbserver.h"
 #include "host/linux/host_linux.h"
 #include "image.h"
+#include "placement.h"
 #include "report.h"
 #include "vmm.h"
 
@@ -26,8 +27,6 @@
 
 #define WHY_BYTES      512
 #define LABEL_BYTES    512
-#define DISTANCE_MIN   11 /* between nodes; ACPI 6.5, 5.2.17 */
-#define DISTANCE_MAX   254
 #define EXIT_PORT_MASK 0x7f /* an exit status has eight bits, the lowest is one */
 
 struct run {
@@ -39,7 +38,7 @@ struct run {
 	struct boot_image kernel, initrd;
 	char *cpu_list; /* cut into overrides */
 	const char *overrides[VMM_FEATURES_MAX + 1];
-	uint8_t distance[PLAN_NODES_MAX * PLAN_NODES_MAX];
+	struct placement placement;
 	bool trace_exits, trace_insns;
 	FILE *trace;
 	struct console *console;
@@ -126,13 +125,8 @@ static int open_trace(struct run *r)
 
 static int make_plan(struct run *r)
 {
-	struct plan_request req = {
-		.vcpus = r->o.cpus,
-		.nodes = r->o.nodes,
-		.memory_bytes = r->o.memory,
-	};
 	char why[WHY_BYTES] = "", label[LABEL_BYTES];
-	int err;
+	int status, err;
 
 	if (r->o.memory % MIB(1))
 		return user_error("%s: whole megabytes are needed", label_of(r, "memory", label));
@@ -141,12 +135,15 @@ static int make_plan(struct run *r)
 		return internal_error("cannot use this host: %s", strerror(-err));
 	if (r->o.quiet)
 		host_linux_log_level(&r->host, LOG_ERR);
-	err = r->host.ops->topology(r->host.ctx, &r->machine);
-	if (err)
-		return internal_error("cannot discover the host's topology: %s", strerror(-err));
-	if (plan_make(&r->machine, &req, &r->plan, why, sizeof(why)))
-		return user_error("%s", why);
-	return 0;
+	status = placement_machine(&r->o, &r->host, &r->machine);
+	if (!status)
+		status = placement_request(&r->set, &r->o, &r->machine, &r->placement);
+	if (status)
+		return status;
+	err = plan_make(&r->machine, &r->placement.request, &r->plan, why, sizeof(why));
+	if (err == -ENOMEM)
+		return internal_error("%s", why);
+	return err ? user_error("%s", why) : 0;
 }
 
 static void warn_of_sharing(const struct run *r)
@@ -168,30 +165,9 @@ static int show_plan(const struct run *r)
 	if (!r->o.dry_run && r->o.quiet)
 		return 0;
 	report_plan(r->o.dry_run ? stdout : stderr, r->o.name, &r->machine, &r->plan);
+	if (r->o.explain)
+		report_explanation(r->o.dry_run ? stdout : stderr, &r->plan);
 	return r->o.dry_run ? finish_output(0) : 0;
-}
-
-/*
- * Distances of the guest's nodes are those of their homes. Two guest nodes at one
- * home are still two nodes: as near as two can be.
- */
-static void fill_distances(struct run *r)
-{
-	unsigned n = r->o.nodes;
-
-	for (unsigned i = 0; i < n; i++) {
-		for (unsigned j = 0; j < n; j++) {
-			int from = r->plan.memory[i].host_node, to = r->plan.memory[j].host_node;
-			unsigned d = 20;
-
-			if (from >= 0 && to >= 0 && from != to)
-				d = machine_distance(&r->machine,
-						     machine_find_node(&r->machine, from),
-						     machine_find_node(&r->machine, to));
-			r->distance[i * n + j] =
-				(uint8_t)(i == j ? 10 : MIN(MAX(d, DISTANCE_MIN), DISTANCE_MAX));
-		}
-	}
 }
 
 /* --- the machine's calls ---------------------------------------------------------- */
@@ -224,13 +200,24 @@ static void on_trace(void *arg, const char *line)
 	fprintf(r->trace, "%s\n", line);
 }
 
+/* Planned, but the host layer maps base pages only. */
+static int check_pages(const struct run *r)
+{
+	for (unsigned i = 0; i < r->plan.nr_memory; i++)
+		if (r->plan.memory[i].page_bytes > PAGE_SIZE)
+			return user_error(
+				"guest node %u: huge pages can be planned (--dry-run) but "
+				"not mapped yet: leave pages out",
+				i);
+	return 0;
+}
+
 static int create_machine(struct run *r)
 {
 	struct vmm_config cfg = {
 		.name = r->o.name,
 		.clock = (enum clock_source)r->o.clock,
 		.plan = &r->plan,
-		.topo = { .vcpus = r->o.cpus, .nodes = r->o.nodes, .distance = r->distance },
 		.prefault = r->o.prefault,
 		.reboot = r->o.reboot,
 		.count_insns = r->o.stats,
@@ -250,9 +237,11 @@ static int create_machine(struct run *r)
 
 	if (status)
 		return status;
-	fill_distances(r);
-	for (unsigned i = 0; i < r->plan.nr_memory; i++)
-		cfg.topo.node_memory_bytes[i] = r->plan.memory[i].bytes;
+	status = check_pages(r);
+	if (!status)
+		status = placement_topology(&r->placement, &r->machine, &r->plan, &cfg.topo);
+	if (status)
+		return status;
 	memcpy(cfg.cpu_overrides, r->overrides, sizeof(r->overrides));
 	if (vmm_create(&r->host, &cfg, &r->vm, why, sizeof(why)))
 		return user_error("%s", why);
@@ -441,6 +430,7 @@ static void release(struct run *r)
 		close(r->signal_fd);
 	image_unmap(&r->initrd);
 	image_unmap(&r->kernel);
+	placement_free(&r->placement);
 	machine_free(&r->machine);
 	host_linux_destroy(&r->host);
 	free(r->cpu_list);
@@ -469,6 +459,22 @@ static int prepare(struct run *r)
 	return status;
 }
 
+/* The guest's topology is checked, too: contradictions belong to the plan. */
+static int dry_run(struct run *r)
+{
+	struct topology *topo = calloc(1, sizeof(*topo));
+	struct topo_request req;
+	char why[WHY_BYTES] = "";
+	int status = topo ? 0 : internal_error("out of memory");
+
+	if (!status)
+		status = placement_topology(&r->placement, &r->machine, &r->plan, &req);
+	if (!status && topo_build(topo, &req, why, sizeof(why)))
+		status = user_error("%s", why);
+	free(topo);
+	return status ? status : show_plan(r);
+}
+
 static int run(struct run *r)
 {
 	sigset_t ours;
@@ -478,7 +484,7 @@ static int run(struct run *r)
 		return status;
 	warn_of_sharing(r);
 	if (r->o.dry_run)
-		return show_plan(r);
+		return dry_run(r);
 	block_signals(r, &ours);
 	status = create_machine(r);
 	if (!status)

@@ -14,6 +14,7 @@
 #define NAME_LEN_MAX 64
 
 static const char *const engine_names[] = { "auto", "kvm", "soft", "interp", NULL };
+static const char *const policy_names[] = { "balanced", "compact", "spread", "isolate", NULL };
 static const char *const clock_names[] = { "host", "icount", NULL };
 
 /* clang-format off */
@@ -29,7 +30,23 @@ static const struct option table[] = {
 	{ "memory", "SIZE", OPT_SIZE, OFFSET(memory), .min = VMM_MEMORY_MIN, .max = MEMORY_MAX,
 	  .help = "guest memory: 512M, 4G (1G)" },
 	{ "nodes", "N", OPT_NUMBER, OFFSET(nodes), .min = 1, .max = PLAN_NODES_MAX,
-	  .help = "NUMA nodes of the guest (1)" },
+	  .help = "NUMA nodes of the guest (cut where the host has borders)" },
+	{ "node", "cpus=..,memory=..", OPT_LIST, OFFSET(node),
+	  .help = "one guest node, repeated: cpus=0-3,memory=2G,host-node=1,pages=2M" },
+	{ "policy", "POLICY", OPT_CHOICE, OFFSET(policy), .choices = policy_names,
+	  .help = "balanced, compact, spread or isolate (balanced)" },
+	{ "pin", "VCPUS:WHERE", OPT_LIST, OFFSET(pin),
+	  .help = "0-7:node0, 8:core3, 9:4-7, 10:0xf0; repeated or joined by commas" },
+	{ "pages", "SIZE", OPT_SIZE, OFFSET(pages), .min = KIB(4), .max = GIB(1),
+	  .help = "size of the host pages behind guest memory (the host's base pages)" },
+	{ "exclusive", NULL, OPT_SWITCH, OFFSET(exclusive),
+	  .help = "refuse rather than share a PU" },
+	{ "guest-topology", "WORDS", OPT_LIST, OFFSET(guest_topology),
+	  .help = "sockets=2,dies=1,cores=4,threads=2 instead of what the plan shows" },
+	{ "topology", "WHICH", OPT_TEXT, OFFSET(topology), .flag_only = true,
+	  .help = "plan for another machine (--dry-run): hwloc XML file or \"numa:2 core:4\"" },
+	{ "explain", NULL, OPT_SWITCH, OFFSET(explain), .flag_only = true,
+	  .help = "show what the plan costs, and what was rejected" },
 	{ "engine", "ENGINE", OPT_CHOICE, OFFSET(engine), .choices = engine_names,
 	  .help = "auto, kvm, soft or interp (auto)" },
 	{ "cpu", "[+-]FEATURE,...", OPT_LIST, OFFSET(cpu),
@@ -99,7 +116,6 @@ int run_options_get(struct option_set *s, int argc, char **argv, struct run_opti
 		.name = "guest",
 		.console = "stdio",
 		.cpus = 1,
-		.nodes = 1,
 		.memory = GIB(1),
 		.engine = ENGINE_AUTO,
 		.reboot = true,

@@ -1,6 +1,7 @@
 /* topology.c - `alcazar topology`: the host as placement sees it. */
 #include "cmd.h"
 #include "host/linux/host_linux.h"
+#include "measure.h"
 #include "options.h"
 #include "report.h"
 #include "tree.h"
@@ -10,13 +11,15 @@
 
 struct topology_options {
 	const char *topology;
-	bool json, help;
+	bool measure, json, help;
 };
 
 /* clang-format off */
 static const struct option table[] = {
 	{ "topology", "WHICH", OPT_TEXT, offsetof(struct topology_options, topology),
 	  .help = "another machine: an hwloc XML file or \"node:2 core:4 pu:2\"" },
+	{ "measure", NULL, OPT_SWITCH, offsetof(struct topology_options, measure),
+	  .help = "measure latency and bandwidth between nodes, and keep that" },
 	{ "json", NULL, OPT_SWITCH, offsetof(struct topology_options, json),
 	  .help = "as a JSON document" },
 	{ "help", NULL, OPT_SWITCH, offsetof(struct topology_options, help),
@@ -70,6 +73,17 @@ static void print_node(struct tree *t, const struct machine_model *m, unsigned n
 	tree_line(t, 1, node + 1 == m->nr_nodes, "node %u: %s, %s free%s", n->os_index,
 		  size_text(n->memory_bytes, total), size_text(n->free_bytes, left),
 		  n->usable ? "" : ", not allowed");
+	for (unsigned i = 0; i < MACHINE_PAGE_SIZES; i++)
+		if (n->huge[i].total)
+			tree_line(t, 2, false, "%llu pages of %s, %llu free",
+				  (unsigned long long)n->huge[i].total,
+				  size_text(n->huge[i].bytes, total),
+				  (unsigned long long)n->huge[i].free);
+	for (unsigned i = 0; i < m->nr_ios; i++)
+		if (m->io[i].node == node)
+			tree_line(t, 2, false, "%s %s",
+				  m->io[i].kind == MACHINE_IO_DISK ? "disk" : "network",
+				  m->io[i].name);
 	for (unsigned i = s.first; i < s.end;)
 		i = print_core(t, m, i, s.end, node);
 }
@@ -85,19 +99,28 @@ static void print_caches(struct tree *t, const struct machine_model *m)
 		  size_text(m->l2_bytes, l2), size_text(m->llc_bytes, llc));
 }
 
-static void print_distances(const struct machine_model *m)
+static void print_matrix(const struct machine_model *m, const char *what, const unsigned *value)
 {
-	if (m->nr_nodes < 2)
+	if (!value)
 		return;
-	printf("distances:\n      ");
+	printf("%s:\n      ", what);
 	for (unsigned j = 0; j < m->nr_nodes; j++)
-		printf(" %4u", m->node[j].os_index);
+		printf(" %6u", m->node[j].os_index);
 	for (unsigned i = 0; i < m->nr_nodes; i++) {
 		printf("\n  %4u", m->node[i].os_index);
 		for (unsigned j = 0; j < m->nr_nodes; j++)
-			printf(" %4u", machine_distance(m, i, j));
+			printf(" %6u", value[i * m->nr_nodes + j]);
 	}
 	putchar('\n');
+}
+
+static void print_matrices(const struct machine_model *m)
+{
+	if (m->nr_nodes > 1)
+		print_matrix(m, m->has_distances ? "distances" : "distances (assumed)",
+			     m->distance);
+	print_matrix(m, "latency from CPUs (rows) to memory, ns", m->latency_ns);
+	print_matrix(m, "bandwidth of copying, MiB/s", m->bandwidth_mibs);
 }
 
 static int print_text(const struct machine_model *m)
@@ -111,7 +134,7 @@ static int print_text(const struct machine_model *m)
 	print_caches(&t, m);
 	for (unsigned i = 0; i < m->nr_nodes; i++)
 		print_node(&t, m, i);
-	print_distances(m);
+	print_matrices(m);
 	return finish_output(0);
 }
 
@@ -139,22 +162,44 @@ static json_t *pus_json(const struct machine_model *m)
 	return pus;
 }
 
+static json_t *row_json(const struct machine_model *m, unsigned node, const unsigned *value)
+{
+	json_t *row = value ? json_array() : json_null();
+
+	for (unsigned j = 0; value && j < m->nr_nodes; j++)
+		json_array_append_new(row, json_integer(value[node * m->nr_nodes + j]));
+	return row;
+}
+
+static json_t *huge_pages_json(const struct machine_node *n)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < MACHINE_PAGE_SIZES; i++)
+		if (n->huge[i].bytes)
+			json_array_append_new(list, json_pack("{s:I s:I s:I}", "bytes",
+							      (json_int_t)n->huge[i].bytes, "total",
+							      (json_int_t)n->huge[i].total, "free",
+							      (json_int_t)n->huge[i].free));
+	return list;
+}
+
 static json_t *nodes_json(const struct machine_model *m)
 {
 	json_t *nodes = json_array();
 
 	for (unsigned i = 0; i < m->nr_nodes; i++) {
 		const struct machine_node *n = &m->node[i];
-		json_t *distances = json_array();
+		json_t *distances = row_json(m, i, m->distance);
 
-		for (unsigned j = 0; j < m->nr_nodes; j++)
-			json_array_append_new(distances, json_integer(machine_distance(m, i, j)));
-		json_array_append_new(nodes,
-				      json_pack("{s:i s:o s:I s:I s:b s:o}", "node", n->os_index,
-						"package", json_index(n->package), "memory_bytes",
-						(json_int_t)n->memory_bytes, "free_bytes",
-						(json_int_t)n->free_bytes, "usable", n->usable,
-						"distances", distances));
+		json_array_append_new(
+			nodes, json_pack("{s:i s:o s:I s:I s:b s:o s:o s:o s:o}", "node",
+					 n->os_index, "package", json_index(n->package),
+					 "memory_bytes", (json_int_t)n->memory_bytes, "free_bytes",
+					 (json_int_t)n->free_bytes, "usable", n->usable,
+					 "distances", distances, "huge_pages", huge_pages_json(n),
+					 "latency_ns", row_json(m, i, m->latency_ns),
+					 "bandwidth_mibs", row_json(m, i, m->bandwidth_mibs)));
 	}
 	return nodes;
 }
@@ -173,15 +218,21 @@ static int print_json(const struct machine_model *m)
 
 /* --- the command ------------------------------------------------------------------ */
 
-static int discover(struct machine_model *m)
+static int discover(struct machine_model *m, bool measure)
 {
 	struct host host = { 0 };
-	int err = host_linux_create(&host);
+	int err = host_linux_create(&host), status;
 
 	if (!err)
 		err = host.ops->topology(host.ctx, m);
+	status =
+		err ? internal_error("cannot discover the host's topology: %s", strerror(-err)) : 0;
+	if (!status && measure)
+		status = measure_now(&host, m);
+	else if (!status)
+		measure_load(m);
 	host_linux_destroy(&host);
-	return err ? internal_error("cannot discover the host's topology: %s", strerror(-err)) : 0;
+	return status;
 }
 
 static int show(const struct topology_options *o)
@@ -190,8 +241,10 @@ static int show(const struct topology_options *o)
 	char why[512];
 	int status = 0;
 
-	if (!o->topology)
-		status = discover(&m);
+	if (o->topology && o->measure)
+		status = user_error("--measure: only the machine at hand: leave --topology out");
+	else if (!o->topology)
+		status = discover(&m, o->measure);
 	else if (host_linux_topology_from(o->topology, &m, why, sizeof(why)))
 		status = user_error("%s", why);
 	if (!status)
