@@ -35,7 +35,7 @@ CFLAGS	+= $(CSTD) $(OPT.$(MODE)) $(WARN) -fPIC -fvisibility=default -pthread -fn
 LDFLAGS	+= $(filter -fsanitize=% --coverage,$(OPT.$(MODE))) -pthread
 LIBS	:= -lZydis -lZycore -lhwloc -lnuma -lcyaml -lyaml -ljansson -llz4 -lzstd -lz -llzma
 
-LIB_SRC	 := $(sort $(wildcard vmm/*/*.c host/linux/*.c))
+LIB_SRC	 := $(sort $(wildcard vmm/*/*.c host/linux/*.c host/linux/kvm/*.c))
 CMD_SRC	 := $(sort $(wildcard host/linux/cmd/*.c))
 SIM_SRC	 := $(sort $(wildcard host/sim/*.c))
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
@@ -56,8 +56,9 @@ REPLAY_BIN := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$B/tests/fuzz/replay_%)
 INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
-.PHONY: all lib unit guests initrd kernel deps demo demo-run run check check-run check-long \
-	boot-kernels bench bench-engine format format-check tidy check-headers check-deps fuzz fuzz-run \
+.PHONY: all lib unit guests initrd kernel lab check-lab bench-vcpu-create deps demo demo-run run \
+	check check-run check-long boot-kernels bench bench-engine format format-check tidy \
+	check-headers check-deps fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
 .PRECIOUS: $B/%.o $G/64/%.o $G/32/%.o build/tests/initrd/%
@@ -107,6 +108,10 @@ $B/tests/fuzz/replay_%: $B/tests/fuzz/fuzz_%.o $B/tests/fuzz/replay.o $B/libsim.
 $B/tests/fuzz/fuzz_%: $B/tests/fuzz/fuzz_%.o $B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$B/tests/lockstep/%: $B/tests/lockstep/%.o $B/tests/unit/compare.o $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 GUEST_CFLAGS := $(CSTD) -O2 -g $(WARN) -MMD -MP -ffreestanding -fno-pie -fno-stack-protector \
 	-fcf-protection=none -fno-asynchronous-unwind-tables -fno-strict-aliasing -fno-delete-null-pointer-checks \
@@ -203,6 +208,16 @@ bench-engine: ## how fast guests run: native, ours, QEMU's; WORKLOADS, ENGINES, 
 	@tools/install-deps bench
 	@$(MAKE) --no-print-directory all guests kernel build/bench/initrd
 	@B=$B bench/engine/run
+lab: all unit guests kernel initrd ## build the NUMA lab: an emulated host with AMD-V and 4 nodes
+	@tests/lab/make $B build/lab
+check-lab: lab ## the KVM engine in the lab; LAB=host: on this host
+	@B=$B MODE=$(MODE) tests/run $(if $(filter host,$(LAB)),labhost,lab)
+
+$B/bench/%: $B/bench/%.o $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+bench-vcpu-create: $B/bench/vcpu_create ## vCPUs ready under KVM, against a minimal program
+	@for n in 128 1024; do $B/bench/vcpu_create $$n || exit 1; done
 
 # --- what the sources must be -------------------------------------------------
 

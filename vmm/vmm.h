@@ -51,6 +51,8 @@ struct vmm_config {
 	/* --trace insn: one line an instruction. May be NULL. */
 	void (*trace)(void *arg, const char *line);
 	bool count_insns; /* the translator keeps STAT_INSNS exact, at a small cost */
+	/* The translator lets no fault handler see flags that nothing else will; slower. */
+	bool exact_flags;
 	bool trace_exits, trace_insns;
 	void *arg;
 };

@@ -1,17 +1,10 @@
 /*
- * integer.c - workloads of plain integer code: arithmetic, branches, and loads and
- * stores that hit the first cache. Most of what most programs do.
+ * integer.c - workloads of plain integer code: arithmetic and branches, few loads and
+ * stores. Most of what most programs do.
  */
 #include "work.h"
 
-#include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
-
-/* A place the compiler may not see through, so that a branch stays a branch. */
-#define BARRIER(x) __asm__("" : "+r"(x))
-
-#define TEXT_BYTES (64u * 1024)
 
 static uint64_t state = 88172645463325252ull;
 
@@ -38,18 +31,18 @@ static uint64_t run_branch(uint64_t ops)
 		x = x * 6364136223846793005ull + 1442695040888963407ull;
 		if (x >> 61) {
 			n += 3;
-			BARRIER(n);
+			work_opaque(n);
 		}
 		if (ops & 4) {
 			n ^= x;
-			BARRIER(n);
+			work_opaque(n);
 		} else if (ops & 2) {
 			n -= 7;
-			BARRIER(n);
+			work_opaque(n);
 		}
 		if (n & 1ull << 40) {
 			n += x >> 20;
-			BARRIER(n);
+			work_opaque(n);
 		}
 	}
 	state = x;
@@ -65,34 +58,62 @@ static uint64_t run_collatz(uint64_t ops)
 		for (uint64_t n = from++; n != 1; steps++) {
 			if (n & 1) {
 				n = 3 * n + 1;
-				BARRIER(n);
+				work_opaque(n);
 			} else {
 				n >>= 1;
-				BARRIER(n);
+				work_opaque(n);
 			}
 		}
 	}
 	return steps;
 }
 
-#define SIEVE_SIZE 16384
-
-static uint64_t run_sieve(uint64_t ops)
+/* Stein's greatest common divisor of two random numbers: shifts, not divisions. */
+static uint64_t run_gcd(uint64_t ops)
 {
-	static uint8_t composite[SIEVE_SIZE];
-	uint64_t primes = 0;
+	uint64_t r = state, sum = 0;
 
 	while (ops--) {
-		memset(composite, 0, sizeof(composite));
-		for (unsigned i = 2; i < SIEVE_SIZE; i++) {
-			if (composite[i])
-				continue;
-			primes++;
-			for (unsigned j = 2 * i; j < SIEVE_SIZE; j += i)
-				composite[j] = 1;
+		uint64_t a = work_random(&r) | 1, b = work_random(&r) | 1;
+
+		while (a != b) {
+			if (a < b) {
+				uint64_t t = a;
+
+				a = b;
+				b = t;
+				work_opaque(a);
+			}
+			a -= b;
+			a >>= __builtin_ctzll(a);
 		}
+		sum += a;
 	}
-	return primes;
+	state = r;
+	return sum;
+}
+
+/* Reverse a word's bits and count them, by shifts and masks. */
+static uint64_t run_bits(uint64_t ops)
+{
+	uint64_t x = state, sum = 0;
+
+	while (ops--) {
+		uint64_t v = x, n = x;
+
+		v = (v >> 1 & 0x5555555555555555) | (v & 0x5555555555555555) << 1;
+		v = (v >> 2 & 0x3333333333333333) | (v & 0x3333333333333333) << 2;
+		v = (v >> 4 & 0x0f0f0f0f0f0f0f0f) | (v & 0x0f0f0f0f0f0f0f0f) << 4;
+		v = __builtin_bswap64(v);
+		n -= n >> 1 & 0x5555555555555555;
+		n = (n & 0x3333333333333333) + (n >> 2 & 0x3333333333333333);
+		n = (n + (n >> 4)) & 0x0f0f0f0f0f0f0f0f;
+		n = n * 0x0101010101010101 >> 56;
+		sum += n;
+		x = v + n + (x << 1);
+	}
+	state = x;
+	return sum;
 }
 
 #define LIFE_ROWS 64
@@ -143,64 +164,6 @@ static uint64_t run_life(uint64_t ops)
 	return sum;
 }
 
-static uint8_t text[TEXT_BYTES];
-static uint32_t crc_table[256];
-
-static void setup_text(void)
-{
-	work_text(text, sizeof(text));
-}
-
-static void setup_crc(void)
-{
-	setup_text();
-	for (uint32_t i = 0; i < 256; i++) {
-		uint32_t c = i;
-
-		for (int k = 0; k < 8; k++)
-			c = c & 1 ? 0xedb88320u ^ c >> 1 : c >> 1;
-		crc_table[i] = c;
-	}
-}
-
-static uint64_t run_crc(uint64_t ops)
-{
-	uint32_t crc = ~0u;
-
-	for (uint64_t i = 0; i < ops; i++)
-		crc = crc_table[(crc ^ text[i % TEXT_BYTES]) & 255] ^ crc >> 8;
-	return crc;
-}
-
-/* Words, numbers and lines of the text: a scanner as by hand. */
-static uint64_t run_parse(uint64_t ops)
-{
-	uint64_t words = 0, lines = 0, value = 0, number = 0;
-	bool in_word = false;
-
-	for (uint64_t i = 0; i < ops; i++) {
-		unsigned c = text[i % TEXT_BYTES];
-
-		if (c >= 'a' && c <= 'z') {
-			if (!in_word)
-				words++;
-			in_word = true;
-			BARRIER(words);
-			continue;
-		}
-		in_word = false;
-		if (c >= '0' && c <= '9') {
-			number = number * 10 + (c - '0');
-			continue;
-		}
-		if (c == '\n')
-			lines++;
-		value += number;
-		number = 0;
-	}
-	return words + (lines << 20) + (value << 32);
-}
-
 #define BIG_WORDS 32
 
 static uint64_t big[3][2 * BIG_WORDS];
@@ -243,6 +206,9 @@ static inline uint32_t ror(uint32_t x, unsigned n)
 	return x >> n | x << (32 - n);
 }
 
+#define MESSAGE_BYTES 16384u
+
+static uint8_t message[MESSAGE_BYTES];
 static uint32_t sha_k[64];
 
 /* The constants are fractions of cube roots: found by search, in integers. */
@@ -250,7 +216,7 @@ static void setup_sha(void)
 {
 	unsigned p = 2;
 
-	setup_text();
+	work_text(message, MESSAGE_BYTES);
 	for (unsigned n = 0; n < 64; p++) {
 		unsigned d = 2;
 		unsigned __int128 low = 0, high = (unsigned __int128)8 << 32;
@@ -310,283 +276,18 @@ static uint64_t run_sha(uint64_t ops)
 			     0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
 
 	for (uint64_t i = 0; i < ops; i++)
-		sha_block(hash, text + i * 64 % TEXT_BYTES);
+		sha_block(hash, message + i * 64 % MESSAGE_BYTES);
 	return (uint64_t)hash[0] << 32 | hash[7];
-}
-
-#define EDIT_LEN 256
-
-/* Levenshtein's distance of two pieces of the text. */
-static uint64_t run_edit(uint64_t ops)
-{
-	unsigned row[EDIT_LEN + 1];
-	uint64_t sum = 0;
-
-	while (ops--) {
-		const uint8_t *a = text + ops % 1024 * 32, *b = text + (ops + 77) % 1024 * 32;
-
-		for (unsigned j = 0; j <= EDIT_LEN; j++)
-			row[j] = j;
-		for (unsigned i = 0; i < EDIT_LEN; i++) {
-			unsigned diagonal = i;
-
-			row[0] = i + 1;
-			for (unsigned j = 0; j < EDIT_LEN; j++) {
-				unsigned best = diagonal + (a[i] != b[j]);
-
-				if (row[j] + 1 < best)
-					best = row[j] + 1;
-				if (row[j + 1] + 1 < best)
-					best = row[j + 1] + 1;
-				diagonal = row[j + 1];
-				row[j + 1] = best;
-			}
-		}
-		sum += row[EDIT_LEN];
-	}
-	return sum;
-}
-
-#define SORT_LEN 4096
-
-static uint32_t unsorted[SORT_LEN], sorted[SORT_LEN];
-
-static void setup_sort(void)
-{
-	for (unsigned i = 0; i < SORT_LEN; i++)
-		unsorted[i] = (uint32_t)(work_random(&state) >> 32);
-}
-
-static void sift(uint32_t *a, unsigned root, unsigned end)
-{
-	uint32_t value = a[root];
-
-	for (unsigned child; (child = 2 * root + 1) < end; root = child) {
-		if (child + 1 < end && a[child] < a[child + 1])
-			child++;
-		if (a[child] <= value)
-			break;
-		a[root] = a[child];
-	}
-	a[root] = value;
-}
-
-/* An operation is an array of 4,096 numbers. */
-static uint64_t run_heap(uint64_t ops)
-{
-	uint64_t sum = 0;
-
-	while (ops--) {
-		memcpy(sorted, unsorted, sizeof(sorted));
-		for (unsigned i = SORT_LEN / 2; i-- > 0;)
-			sift(sorted, i, SORT_LEN);
-		for (unsigned end = SORT_LEN - 1; end > 0; end--) {
-			uint32_t top = sorted[0];
-
-			sorted[0] = sorted[end];
-			sorted[end] = top;
-			sift(sorted, 0, end);
-		}
-		unsorted[ops % SORT_LEN] += sorted[SORT_LEN / 2];
-		sum += sorted[ops % SORT_LEN];
-	}
-	return sum;
-}
-
-static int by_number(const void *a, const void *b)
-{
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-
-	return (x > y) - (x < y);
-}
-
-static uint64_t run_qsort(uint64_t ops)
-{
-	uint64_t sum = 0;
-
-	while (ops--) {
-		memcpy(sorted, unsorted, sizeof(sorted));
-		qsort(sorted, SORT_LEN, sizeof(sorted[0]), by_number);
-		sum += sorted[ops % SORT_LEN];
-		unsorted[ops % SORT_LEN] += sorted[SORT_LEN / 2];
-	}
-	return sum;
-}
-
-/* Binary search: the branches nobody predicts. */
-static uint64_t run_search(uint64_t ops)
-{
-	uint64_t r = state, sum = 0;
-
-	qsort(unsorted, SORT_LEN, sizeof(unsorted[0]), by_number);
-	while (ops--) {
-		uint32_t key = (uint32_t)(work_random(&r) >> 32);
-		unsigned low = 0, high = SORT_LEN;
-
-		while (low < high) {
-			unsigned mid = (low + high) / 2;
-
-			if (unsorted[mid] < key)
-				low = mid + 1;
-			else
-				high = mid;
-		}
-		sum += low;
-	}
-	state = r;
-	return sum;
-}
-
-#define HASH_SLOTS 16384
-
-static uint64_t slots[HASH_SLOTS];
-
-/* Insert and look up in an open table that is half full. */
-static uint64_t run_hash(uint64_t ops)
-{
-	uint64_t r = state, sum = 0;
-
-	for (; ops; ops--) {
-		uint64_t key = work_random(&r) % (HASH_SLOTS / 2) + 1;
-		unsigned i = (unsigned)((key * 0x9e3779b97f4a7c15ull) >> 50);
-
-		while (slots[i] && slots[i] != key)
-			i = (i + 1) % HASH_SLOTS;
-		sum += slots[i] == key;
-		slots[i] = key;
-	}
-	state = r;
-	return sum;
-}
-
-#define LZ_HASH  4096
-#define LZ_MATCH 4
-
-static uint8_t packed[TEXT_BYTES + TEXT_BYTES / 64 + 64], unpacked[TEXT_BYTES];
-static size_t packed_bytes;
-
-static uint32_t load32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
-static uint8_t *lz_literals(uint8_t *out, const uint8_t *from, const uint8_t *to)
-{
-	while (from < to) {
-		size_t n = to - from < 128 ? (size_t)(to - from) : 128;
-
-		*out++ = (uint8_t)(n - 1);
-		for (size_t i = 0; i < n; i++)
-			*out++ = *from++;
-	}
-	return out;
-}
-
-/*
- * Runs of literals, 0..127: length less one; matches: 0x80 | length - 4, and the
- * distance in two bytes.
- */
-static size_t lz_pack(uint8_t *out, const uint8_t *in, size_t bytes)
-{
-	static uint16_t heads[LZ_HASH];
-	const uint8_t *p = in, *literals = in, *end = in + bytes;
-	uint8_t *start = out;
-
-	memset(heads, 0, sizeof(heads));
-	while (p + LZ_MATCH < end) {
-		uint32_t h = load32(p) * 2654435761u >> 20;
-		const uint8_t *m = in + heads[h];
-		size_t length = 0, limit = (size_t)(end - p) < 131 ? (size_t)(end - p) : 131;
-
-		heads[h] = (uint16_t)(p - in);
-		if (m >= p || load32(m) != load32(p)) {
-			p++;
-			continue;
-		}
-		while (length < limit && m[length] == p[length])
-			length++;
-		out = lz_literals(out, literals, p);
-		*out++ = (uint8_t)(0x80 | (length - LZ_MATCH));
-		*out++ = (uint8_t)(p - m);
-		*out++ = (uint8_t)((p - m) >> 8);
-		p += length;
-		literals = p;
-	}
-	return (size_t)(lz_literals(out, literals, end) - start);
-}
-
-static size_t lz_unpack(uint8_t *out, const uint8_t *in, size_t bytes)
-{
-	const uint8_t *end = in + bytes;
-	uint8_t *start = out;
-
-	while (in < end) {
-		unsigned n = *in++;
-		const uint8_t *from = in;
-
-		if (n & 0x80) {
-			from = out - (in[0] | in[1] << 8);
-			n = (n & 0x7f) + LZ_MATCH;
-			in += 2;
-		} else {
-			in += ++n;
-		}
-		/* Byte by byte: a match may overlap what it writes. */
-		while (n--) {
-			*out++ = *from++;
-			__asm__ volatile("" ::: "memory");
-		}
-	}
-	return (size_t)(out - start);
-}
-
-static void setup_lz(void)
-{
-	setup_text();
-	packed_bytes = lz_pack(packed, text, TEXT_BYTES);
-}
-
-static uint64_t run_lz(uint64_t ops)
-{
-	uint64_t sum = 0;
-
-	while (ops--) {
-		sum += lz_pack(packed, text, TEXT_BYTES);
-		text[ops % TEXT_BYTES]++;
-	}
-	return sum;
-}
-
-static uint64_t run_unlz(uint64_t ops)
-{
-	uint64_t sum = 0;
-
-	while (ops--)
-		sum += lz_unpack(unpacked, packed, packed_bytes) + unpacked[ops % TEXT_BYTES];
-	if (memcmp(unpacked, text, TEXT_BYTES))
-		work_die("unlz: not what was packed");
-	return sum;
 }
 
 const struct work works_integer[] = {
 	{ "alu", "round of 12 dependent instructions", 30000000, NULL, run_alu, NULL },
 	{ "branch", "round with three branches", 16000000, NULL, run_branch, NULL },
 	{ "collatz", "sequence", 400000, NULL, run_collatz, NULL },
-	{ "sieve", "sieve of 16,384", 3500, NULL, run_sieve, NULL },
+	{ "gcd", "greatest common divisor", 300000, NULL, run_gcd, NULL },
+	{ "bits", "word reversed and its bits counted", 12000000, NULL, run_bits, NULL },
 	{ "life", "generation of 64 x 64 cells", 250000, setup_life, run_life, NULL },
-	{ "crc", "byte, by table", 32000000, setup_crc, run_crc, NULL },
-	{ "parse", "byte of text", 36000000, setup_text, run_parse, NULL },
 	{ "bigmul", "product of 2048-bit numbers", 80000, setup_big, run_bigmul, NULL },
 	{ "sha256", "block of 64 bytes, portable code", 170000, setup_sha, run_sha, NULL },
-	{ "edit", "distance of two strings of 256", 600, setup_text, run_edit, NULL },
-	{ "heap", "sorted array of 4,096", 300, setup_sort, run_heap, NULL },
-	{ "qsort", "sorted array of 4,096, by qsort()", 240, setup_sort, run_qsort, NULL },
-	{ "search", "binary search in 4,096", 1100000, setup_sort, run_search, NULL },
-	{ "hash", "insertion or hit", 28000000, NULL, run_hash, NULL },
-	{ "lz", "64 KiB packed", 450, setup_text, run_lz, NULL },
-	{ "unlz", "64 KiB unpacked", 700, setup_lz, run_unlz, NULL },
 	{ 0 },
 };

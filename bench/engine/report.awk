@@ -13,7 +13,6 @@ $1 !~ /^[0-9]+$/ { about[$1] = substr($0, length($1) + 2); next }
 		seen[$3] = 1
 		names[++count] = $3
 	}
-	present[$2] = 1
 	if ($4 == "failed" || NF < 4) {
 		failed[$2 " " $3]++
 		next
@@ -94,6 +93,12 @@ function range()
 	return rounds > 1 && middle ? sprintf("%s-%s", text(low), text(high)) : ""
 }
 
+# What is not there is a bar of no height: the axis starts at 0.5.
+function bar(v)
+{
+	return v > 0.5 ? v : 0.5
+}
+
 # A geometric mean is the sum of logarithms and their count.
 function mean_add(group, v)
 {
@@ -115,40 +120,50 @@ function json_figure(key, engine, name, base)
 	return sprintf(", \"%s\": { \"median\": %.6g, \"low\": %.6g, \"high\": %.6g }", key, middle, low, high)
 }
 
-# One workload: a row of the table, an entry of the JSON, a bar of the plot.
-function row(name,    tcg, native, soft, slow, line, lead)
+# What is printed, in columns, with intervals in the table and in the plot.
+function column(    line)
+{
+	plot = plot sprintf(" %s %s %s", bar(middle), bar(low), bar(high))
+	return sprintf(" %8s %-13s", text(middle), range())
+}
+
+function remarks(name, tcg, lead,    line)
+{
+	if (variant["native " name] ~ /^[a-z]/)
+		line = " " variant["native " name] "/" variant["soft " name] "/" variant[tcg " " name]
+	if (lead && lead < 0.95)
+		line = line " slower than TCG"
+	return line (("soft " name) in failed ? " FAILED" : "")
+}
+
+# One workload: a row of the table, a bar of the plot, a term of the means.
+function row(name,    tcg, line, soft, far, lead, group)
 {
 	tcg = better_tcg(name)
-	native = figure("native", name) ? middle : 0
-	line = sprintf("%-12s %10s", name, time_text(native))
 	plot = name
-	slow["soft"] = slow["tcg"] = slow["interp"] = 0
-	slow["soft"] = figure("soft", name, "native") ? middle : 0
-	line = line sprintf(" %8s %-13s", text(middle), range())
-	plot = plot sprintf(" %s %s %s", middle ? middle : "nan", low ? low : "nan", high ? high : "nan")
-	slow["tcg"] = figure(tcg, name, "native") ? middle : 0
-	line = line sprintf(" %8s %-13s", text(middle), range())
-	plot = plot sprintf(" %s %s %s", middle ? middle : "nan", low ? low : "nan", high ? high : "nan")
-	slow["interp"] = figure("interp", name, "native") ? middle : 0
+	figure("native", name)
+	line = sprintf("%-12s %10s", name, time_text(middle))
+	soft = figure("soft", name, "native") ? middle : 0
+	line = line column()
+	far = figure(tcg, name, "native") ? middle : 0
+	line = line column()
+	mean_add("native/interp", figure("interp", name, "native") ? middle : 0)
 	line = line sprintf(" %8s", text(middle))
-	plot = plot sprintf(" %s %s %s", middle ? middle : "nan", low ? low : "nan", high ? high : "nan")
+	column()
 	lead = figure(tcg, name, "soft") ? middle : 0
-	line = line sprintf(" %8s %-13s", text(lead), range())
-	print line (variant["native " name] ~ /^[a-z]/ ? " " variant["native " name] "/" \
-		variant["soft " name] "/" variant[tcg " " name] : "") \
-		(lead && lead < 0.95 ? " slower than TCG" : "") (("soft " name) in failed ? " FAILED" : "")
+	print line sprintf(" %8s %-13s", text(lead), range()) remarks(name, tcg, lead)
 	print plot >(output ".dat")
-	mean_add("native/soft", slow["soft"])
-	mean_add("native/tcg", slow["tcg"])
-	mean_add("native/interp", slow["interp"])
+	if (lead && lead < 0.95)
+		losses = losses " " name
+	group = !far ? "" : far <= 3 ? " near" : far > 5 ? " far" : " between"
+	mean_add("native/soft", soft)
+	mean_add("native/tcg", far)
 	mean_add("tcg/soft", lead)
-	if (slow["tcg"]) {
-		bucket = slow["tcg"] <= 3 ? "near" : slow["tcg"] > 5 ? "far" : "between"
-		members[bucket]++
-		mean_add("tcg/soft " bucket, lead)
-		mean_add("native/soft " bucket, slow["soft"])
+	if (group) {
+		mean_add("native/soft" group, soft)
+		mean_add("native/tcg" group, far)
+		mean_add("tcg/soft" group, lead)
 	}
-	losses = losses (lead && lead < 0.95 ? " " name : "")
 }
 
 # Times without a native counterpart: from power-on.
@@ -179,7 +194,7 @@ function speed_row(    line)
 	print line sprintf(" %8s", text(middle))
 }
 
-function json(name, first,    e, line, i, n, engines)
+function json_workload(name, first,    e, line, i, n, engines)
 {
 	line = sprintf("%s\n    { \"name\": \"%s\", \"what\": \"%s\"", first ? "" : ",", name, what[name])
 	n = split("native soft interp tcg-max tcg-qemu64", engines, " ")
@@ -189,6 +204,8 @@ function json(name, first,    e, line, i, n, engines)
 		if (e != "native")
 			line = line json_figure(e "_slowdown", e, name, "native")
 	}
+	if (("soft " name) in failed)
+		line = line ", \"soft_failed\": " failed["soft " name]
 	return line json_figure("tcg_to_soft", better_tcg(name), name, "soft") " }"
 }
 
@@ -231,13 +248,34 @@ function goals(    f, tcg)
 	goal("speed-up by two threads, of the native one", soft_slow("speed-up"), -0.95, "x")
 }
 
-END {
+function mean_row(label, group)
+{
+	printf "%-44s %8s %8s %8s %8s\n", "  " label ": " (terms["native/tcg" group] ? terms["native/tcg" group] : terms["native/soft" group] + 0), \
+		text(mean("native/soft" group)), text(mean("native/tcg" group)), \
+		group ? "" : text(mean("native/interp")), text(mean("tcg/soft" group))
+}
+
+function json(file,    i)
+{
+	printf "{\n  \"machine\": \"%s\", \"kernel\": \"%s\", \"qemu\": \"%s\",\n", about["machine"], \
+		about["kernel"], about["qemu"] >file
+	printf "  \"rounds\": %d, \"stat\": \"%s\",\n", rounds, stat >file
+	printf "  \"geometric_means\": { \"soft\": %.4g, \"tcg\": %.4g, \"interp\": %.4g, " \
+		"\"tcg_to_soft\": %.4g, \"tcg_to_soft_far\": %.4g },\n  \"workloads\": [", \
+		mean("native/soft"), mean("native/tcg"), mean("native/interp"), mean("tcg/soft"), \
+		mean("tcg/soft far") >file
+	for (i = 1; i <= count; i++)
+		printf "%s", json_workload(names[i], i == 1) >file
+	printf "\n  ]\n}\n" >file
+}
+
+function table(    i)
+{
 	printf "%s; guest kernel %s; QEMU %s\n", about["machine"], about["kernel"], about["qemu"]
 	printf "%d rounds, %s of slices; load before and after: %s, %s\n\n", rounds, stat, about["load"], \
 		about["load-after"]
-	printf "%-12s %10s %8s %-13s %8s %-13s %8s %8s %-13s\n", "", "native", "soft", "slowdown", "TCG", \
-		"slowdown", "interp", "TCG/soft", ""
-	printf "" >(output ".dat")
+	printf "%-12s %10s %8s %-13s %8s %-13s %8s %8s\n", "", "native", "soft", "slowdown", "TCG", \
+		"slowdown", "interp", "TCG/soft"
 	for (i = 1; i <= count; i++)
 		if (names[i] !~ /^(boot-|start)/)
 			row(names[i])
@@ -246,30 +284,25 @@ END {
 			boot_row(names[i])
 	speed_row()
 	printf "\n%-44s %8s %8s %8s %8s\n", "geometric means", "soft", "TCG", "interp", "TCG/soft"
-	printf "%-44s %8s %8s %8s %8s\n", "  all " terms["native/soft"] + 0, text(mean("native/soft")), \
-		text(mean("native/tcg")), text(mean("native/interp")), text(mean("tcg/soft"))
-	printf "%-44s %8s %8s %8s %8s\n", "  TCG up to 3 x native: " members["near"] + 0, \
-		text(mean("native/soft near")), "", "", text(mean("tcg/soft near"))
-	printf "%-44s %8s %8s %8s %8s\n", "  between: " members["between"] + 0, \
-		text(mean("native/soft between")), "", "", text(mean("tcg/soft between"))
-	printf "%-44s %8s %8s %8s %8s\n", "  TCG more than 5 x native: " members["far"] + 0, \
-		text(mean("native/soft far")), "", "", text(mean("tcg/soft far"))
+	mean_row("all")
+	mean_row("TCG up to 3 times native", " near")
+	mean_row("between", " between")
+	mean_row("TCG more than 5 times native", " far")
 	print "slower than TCG (0.95):" (losses ? losses : " none")
 	goals()
+}
+
+END {
+	printf "" >(output ".dat")
+	table()
 	for (f in failed)
 		print "FAILED in " failed[f] " of " rounds " rounds: " f
 	for (w in wrong)
 		print "WRONG sum of " w " by" wrong[w] " (compared with " sum_by[w] ")"
-
-	printf "{\n  \"machine\": \"%s\", \"kernel\": \"%s\", \"qemu\": \"%s\",\n", about["machine"], \
-		about["kernel"], about["qemu"] >(output ".json")
-	printf "  \"rounds\": %d, \"stat\": \"%s\",\n  \"geometric_means\": { \"soft\": %.4g, \"tcg\": %.4g, " \
-		"\"interp\": %.4g, \"tcg_to_soft\": %.4g, \"tcg_to_soft_far\": %.4g },\n  \"workloads\": [", \
-		rounds, stat, mean("native/soft"), mean("native/tcg"), mean("native/interp"), \
-		mean("tcg/soft"), mean("tcg/soft far") >(output ".json")
-	for (i = 1; i <= count; i++)
-		printf "%s", json(names[i], i == 1) >(output ".json")
-	printf "\n  ]\n}\n" >(output ".json")
+	json(output ".json")
+	for (f in failed)
+		bad = 1
 	for (w in wrong)
-		exit 1
+		bad = 1
+	exit bad
 }

@@ -23,7 +23,7 @@
 #define WARMUP_SHARE 64
 #define SLICE_MAX_NS 100000000u
 
-static const struct work *const groups[] = { works_integer, works_code,   works_memory,
+static const struct work *const groups[] = { works_integer, works_data,   works_code, works_memory,
 					     works_float,   works_system, works_smp };
 #define GROUPS (sizeof(groups) / sizeof(groups[0]))
 

@@ -26,12 +26,15 @@ struct work {
 };
 
 /* Groups, each ended by an entry without a name. */
-extern const struct work works_integer[], works_code[], works_memory[], works_float[],
+extern const struct work works_integer[], works_data[], works_code[], works_memory[], works_float[],
 	works_system[], works_smp[];
 
 /* Never fails to return what was asked for: the process ends instead. */
 void *work_alloc(size_t bytes);
 void work_die(const char *what) __attribute__((noreturn));
+
+/* The compiler does not see through this; so a branch around it stays a branch. */
+#define work_opaque(x) __asm__("" : "+r"(x))
 
 uint64_t work_now_ns(void);
 

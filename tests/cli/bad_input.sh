@@ -81,7 +81,7 @@ MiB free|run --kernel hi --memory 32T
 --nodes 0: |run --kernel hi --nodes 0
 --nodes 65: |run --kernel hi --nodes 65
 each guest node needs a vCPU|run --kernel hi --cpus 2 --nodes 3
---engine kvm: |run --kernel hi --engine kvm
+--clock icount counts instructions|run --kernel hi --engine kvm --clock icount
 --engine fast: choose one of auto, kvm, soft, interp|run --kernel hi --engine fast
 --clock sun: choose one of host, icount|run --kernel hi --clock sun
 --cpu aes: |run --kernel hi --cpu aes

@@ -68,10 +68,13 @@ struct diff_batch *native_start(void);
 bool native_run(void);
 void native_stop(void);
 
+struct engine_ops;
 bool guest_start(const struct host *host, const struct engine_ops *engine);
 /* Code and data of the batch are in place from here on. */
 void guest_load(const struct diff_batch *b);
 void guest_run(const struct diff_case *t, struct diff_outcome *out);
 void guest_stop(void);
+/* FIP, FDP and FOP may be zero whatever was executed. */
+bool guest_hides_pointers(void);
 
 #endif

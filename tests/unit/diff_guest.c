@@ -154,6 +154,11 @@ void guest_stop(void)
 	h.ops->free(h.ctx, guest.vm, sizeof(*guest.vm));
 }
 
+bool guest_hides_pointers(void)
+{
+	return guest.vm->engine == &engine_soft;
+}
+
 /* --- a case ------------------------------------------------------------------------------ */
 
 void guest_load(const struct diff_batch *b)

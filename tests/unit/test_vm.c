@@ -208,7 +208,9 @@ static void prepare(struct fixture *f, unsigned vcpus, unsigned nodes)
 						      .guest_node = i * nodes / vcpus,
 						      .host_node = 0 };
 	for (unsigned i = 0; i < nodes; i++) {
-		f->plan.memory[i] = (struct plan_memory){ i, (int)i, MIB(8) };
+		f->plan.memory[i] = (struct plan_memory){ .guest_node = i,
+							  .host_node = (int)i,
+							  .bytes = MIB(8) };
 		f->cfg.topo.node_memory_bytes[i] = MIB(8);
 	}
 }

@@ -45,10 +45,16 @@ enum debug_point_kind { DEBUG_EXEC, DEBUG_WRITE, DEBUG_READ, DEBUG_ACCESS };
 struct engine_ops {
 	const char *name;
 
-	/* 0: usable here. Else -errno, and why[] says what is missing and what to do. */
+	/*
+	 * For who may choose: is it worth taking here? Else -errno, and why[] says what is
+	 * missing and what to do. create() finds out by itself what it needs.
+	 */
 	int (*probe)(const struct host *h, char *why, size_t why_bytes);
 
-	/* Machine-wide state, after vm->gmem and vm->clock are set up: vm->engine_data. */
+	/*
+	 * Machine-wide state, after vm->gmem and vm->clock are set up: vm->engine_data.
+	 * This and vcpu_create() may leave a line for the user by vm_refuse().
+	 */
 	int (*create)(struct vm *vm);
 	void (*destroy)(struct vm *vm);
 

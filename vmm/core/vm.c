@@ -11,6 +11,7 @@
 #include "core/device_core.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 
 /* vm->lock is held or nobody else is there. */
@@ -127,7 +128,8 @@ void vm_park(struct vcpu *c)
 
 	lock_take(h, &vm->lock);
 	vm->nr_parked++;
-	announce(vm);
+	if (vm->nr_parked == vm->nr_threads)
+		announce(vm);
 	for (;;) {
 		uint32_t gen = atomic_load(&vm->park_gen);
 		bool last = vm->nr_parked == vm->nr_threads && !vm->carrying_out;
@@ -150,7 +152,6 @@ void vm_park(struct vcpu *c)
 		lock_take(h, &vm->lock);
 	}
 	vm->nr_parked--;
-	announce(vm);
 	lock_release(h, &vm->lock);
 }
 
@@ -163,6 +164,20 @@ static void pause_begin(struct vm *vm)
 	park_all(vm);
 }
 
+int vm_refuse(struct vm *vm, int err, const char *fmt, ...)
+{
+	va_list ap;
+
+	lock_take(&vm->host, &vm->lock);
+	if (!vm->refusal[0]) {
+		va_start(ap, fmt);
+		vsnprintf(vm->refusal, sizeof(vm->refusal), fmt, ap);
+		va_end(ap);
+	}
+	lock_release(&vm->host, &vm->lock);
+	return err;
+}
+
 void vm_vcpu_ready(struct vcpu *c, int err)
 {
 	struct vm *vm = c->vm;
@@ -172,7 +187,8 @@ void vm_vcpu_ready(struct vcpu *c, int err)
 	vm->nr_ready++;
 	if (err && !vm->start_err)
 		vm->start_err = err;
-	announce(vm);
+	if (vm->nr_ready == vm->nr_vcpus)
+		announce(vm); /* the last one: the others would wake the starter for nothing */
 	lock_release(&vm->host, &vm->lock);
 }
 
@@ -328,6 +344,10 @@ int vmm_start(struct vm *vm, char *why, size_t why_bytes)
 	wait_change(vm, is_ready, HOST_FOREVER);
 	if (!err)
 		err = vm->start_err;
+	if (err && vm->refusal[0]) {
+		snprintf(why, why_bytes, "%s", vm->refusal);
+		return err;
+	}
 	if (err) {
 		snprintf(why, why_bytes,
 			 "cannot start %u vCPU threads: %s; ask for fewer CPUs or raise the limits",

@@ -72,6 +72,7 @@ struct vm {
 	_Atomic uint32_t change;   /* futex word of everybody else: counts what may matter */
 	struct lock lock;
 	struct vmm_result result;
+	char refusal[256]; /* vm_refuse() */
 	struct cpu_state boot_state;
 	unsigned nr_threads; /* vCPU threads in their loop */
 	unsigned nr_parked;  /* of them, in vm_park() */
@@ -93,6 +94,11 @@ void vm_end_threads(struct vm *vm);
 /* The vCPU's thread, before and after its loop. */
 void vm_vcpu_ready(struct vcpu *c, int err);
 void vm_vcpu_done(struct vcpu *c);
+/*
+ * The line for the user about what could not be made or started, where an errno says
+ * too little; the first one stays. Any thread. Returns @err.
+ */
+int vm_refuse(struct vm *vm, int err, const char *fmt, ...) __printf(3, 4);
 /* A debugger's point was met: pause, and tell. */
 void vm_debug_stop(struct vcpu *c, uint64_t detail);
 

@@ -204,9 +204,6 @@ static int build(struct vm *vm, char *why, size_t why_bytes)
 	vm->plan = *vm->cfg.plan;
 	vm->cfg.plan = &vm->plan;
 
-	err = vm->engine->probe(&vm->host, why, why_bytes);
-	if (err)
-		return err;
 	err = clock_init(&vm->clock, &vm->host, vm->cfg.clock);
 	if (err)
 		return err;
@@ -263,7 +260,9 @@ int vmm_create(const struct host *host, const struct vmm_config *cfg, struct vm 
 	vm->created_ns = host->ops->now_ns(host->ctx);
 	err = build(vm, why, why_bytes);
 	if (err) {
-		if (why_bytes && !why[0])
+		if (why_bytes && !why[0] && vm->refusal[0])
+			snprintf(why, why_bytes, "%s", vm->refusal);
+		else if (why_bytes && !why[0])
 			snprintf(why, why_bytes, "cannot build the machine: %s", strerror(-err));
 		vmm_destroy(vm);
 		return err;

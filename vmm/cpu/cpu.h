@@ -159,6 +159,7 @@ struct cpu {
 	struct cpu_fault fault;
 	uint64_t insns_counted; /* what the statistics have seen of insns */
 	uint64_t clock_insns;   /* icount: what the clock has seen of insns */
+	uint64_t insns_pause;   /* icount: run() ends here, exactly, by EXIT_KICK; for tests */
 
 	/* debug.c */
 	struct {

@@ -65,13 +65,13 @@ static bool plan_icount(struct cpu *c)
 	uint64_t now = clock_ticks(k), devices = clock_next_deadline(k);
 	uint64_t next = MIN(devices, lapic_deadline(c));
 
-	c->insns_stop = UINT64_MAX;
+	c->insns_stop = c->insns_pause;
 	if (next == HOST_FOREVER)
 		return true;
 	if (devices != HOST_FOREVER && clock_ns_to_ticks(k, devices) <= now)
 		return exit_with(c, EXIT_KICK, 0);
 	next = clock_ns_to_ticks(k, next);
-	c->insns_stop = c->insns + (next > now ? next - now : 1);
+	c->insns_stop = MIN(c->insns_pause, c->insns + (next > now ? next - now : 1));
 	return true;
 }
 
@@ -85,6 +85,8 @@ static bool attend(struct cpu *c)
 	struct vcpu *v = c->vcpu;
 	uint32_t events;
 
+	if (unlikely(c->insns >= c->insns_pause))
+		return exit_with(c, EXIT_KICK, 0);
 	atomic_exchange(&v->attention, 0);
 	events = atomic_fetch_and(&v->events, ~(uint32_t)VCPU_ENGINE_EVENTS);
 	count(c);
@@ -277,6 +279,8 @@ static bool run_translated(struct cpu *c)
 	case XLAT_FAULT:
 		return deliver(c);
 	default:
+		if (unlikely(c->insns >= c->insns_stop))
+			return true;
 		b = block_get(c);
 		if (unlikely(!b))
 			return deliver(c);
@@ -375,7 +379,7 @@ static int interp_vcpu_create(struct vcpu *v)
 	c->vm = v->vm;
 	c->codemap = soft_of(v->vm)->codemap;
 	c->icount = v->vm->clock.source == CLOCK_ICOUNT;
-	c->insns_stop = UINT64_MAX;
+	c->insns_stop = c->insns_pause = UINT64_MAX;
 	cpu_state_reset(&c->s, v->id == 0);
 
 	err = mmu_create(c, v->host_node);

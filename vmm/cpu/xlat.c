@@ -10,6 +10,7 @@
 #include "cpu/xlat.h"
 
 #include "cpu/mmu.h"
+#include "cpu/sys.h"
 #include "cpu/xlat_int.h"
 #include "cpu/xstate.h"
 
@@ -259,6 +260,36 @@ static struct xblock *follow_edge(struct cpu *c, struct xblock *from, unsigned e
 	return to;
 }
 
+/*
+ * The target in s.rip is not canonical: the branch itself has to fault, and has not
+ * happened. Where it stands is in x.what.
+ */
+static void undo_branch(struct cpu *c)
+{
+	uint64_t at = c->block_rip + (uint16_t)c->x.what, gpa;
+	const uint8_t *page = mmu_fetch(c, at, &gpa);
+	ZydisDecodedInstruction z;
+	ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
+	uint8_t bytes[INSN_BYTES_MAX];
+	unsigned off = at & ~PAGE_MASK, n = (unsigned)MIN(PAGE_SIZE - off, sizeof(bytes));
+
+	if (!page)
+		return;
+	for (unsigned i = 0; i < n; i++)
+		bytes[i] = gmem_load_u8(page + off + i);
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&c->xlat->decoder.zydis, bytes, n, &z, operand)))
+		return;
+	if (z.meta.category == ZYDIS_CATEGORY_CALL)
+		c->s.gpr[RSP] += 8;
+	else if (z.meta.category == ZYDIS_CATEGORY_RET)
+		c->s.gpr[RSP] -= 8 + (z.raw.imm[0].size ? operand[0].imm.value.u : 0);
+	else if (z.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
+		return; /* ran into the hole: the next fetch faults */
+	c->s.rip = at;
+	if (c->xlat->counts)
+		c->insns--;
+}
+
 enum xlat_result xlat_run(struct cpu *c)
 {
 	struct xlat *x = c->xlat;
@@ -270,6 +301,10 @@ enum xlat_result xlat_run(struct cpu *c)
 		stat_add(&c->vcpu->stats, STAT_BLOCKS, 1);
 		switch (c->x.why) {
 		case XEXIT_LOOKUP:
+			if (unlikely(!sys_canonical(c->s.rip))) {
+				undo_branch(c);
+				return XLAT_INTERP;
+			}
 			b = xblock_get(c);
 			break;
 		case XEXIT_ATTEND:

@@ -237,6 +237,16 @@ static enum kind system_kind(const struct insn *n)
 	}
 }
 
+/*
+ * Rotating by a constant leaves an OF that is undefined, and processors define it
+ * otherwise than for the form with CL, which the interpreter uses.
+ */
+static bool has_own_flags(const struct insn *n)
+{
+	return n->z.meta.category == ZYDIS_CATEGORY_ROTATE &&
+	       n->operand[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && n->operand[1].imm.value.u != 1;
+}
+
 static enum kind classify(struct cpu *c, struct insn *n)
 {
 	const ZydisDecodedInstruction *z = &n->z;
@@ -244,6 +254,8 @@ static enum kind classify(struct cpu *c, struct insn *n)
 
 	n->mem = -1;
 	n->vec = false;
+	if (c->vm->cfg.exact_flags && has_own_flags(n))
+		return K_INTERP;
 	if (!decode_has_isa(c, z->meta.isa_set))
 		return K_INTERP;
 	if (sys_decode(z, n->operand, &o))
@@ -283,9 +295,12 @@ static enum kind classify(struct cpu *c, struct insn *n)
 		return K_INTERP;
 	if (z->meta.category == ZYDIS_CATEGORY_X87_ALU || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
 	    z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
-	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
+	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR ||
+	    (z->meta.category == ZYDIS_CATEGORY_CONVERT &&
+	     z->attributes & ZYDIS_ATTRIB_HAS_MODRM)) /* MXCSR, even from memory to RAX */
 		n->vec = true;
-	if (n->vec && !xlat_vec_ok(c))
+	/* What lies beyond FXSAVE's reach stays in memory: see xlat_tramp.c. */
+	if (n->vec && (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || !xlat_vec_ok(c)))
 		return K_INTERP;
 	return z->attributes & ZYDIS_ATTRIB_HAS_MODRM ? K_PLAIN : K_OPREG;
 }
@@ -335,8 +350,15 @@ static unsigned decode_insns(struct gen *g, uint64_t page_gpa)
 	return off;
 }
 
+static bool may_fault(const struct insn *n)
+{
+	return n->vec || n->mem >= 0 || n->kind >= K_PUSH || n->z.mnemonic == ZYDIS_MNEMONIC_DIV ||
+	       n->z.mnemonic == ZYDIS_MNEMONIC_IDIV;
+}
+
 static void find_live_flags(struct gen *g)
 {
+	bool exact = g->c->vm->cfg.exact_flags;
 	uint16_t live = FLAGS_ALL;
 	unsigned i;
 
@@ -345,6 +367,8 @@ static void find_live_flags(struct gen *g)
 
 		n->live_out = live;
 		live = (uint16_t)((live & ~n->kills) | n->reads);
+		if (exact && may_fault(n))
+			live = FLAGS_ALL;
 		n->live_in = live;
 	}
 	g->b->flags_live = live;

@@ -602,11 +602,12 @@ static bool emit_sreg(struct gen *g, const struct insn *n)
 
 /* --- jumps ------------------------------------------------------------------------------- */
 
-/* To the RIP in r10, whatever is there; flags are in c->fl. */
-static void emit_jump_rip(struct gen *g)
+/* To the RIP in r10, whatever is there; flags are in c->fl. @n is what jumps. */
+static void emit_jump_rip(struct gen *g, struct insn *n)
 {
 	struct emit *e = g->e;
 	int32_t table = CPU_OFF(jump);
+	struct cold *k;
 
 	emit_gs_store(e, S1, CPU_OFF(s.rip));
 	emit_gs_load(e, S2, CPU_OFF(x.attention));
@@ -626,7 +627,9 @@ static void emit_jump_rip(struct gen *g)
 	emit_u8(e, 4);
 	emit_gs(e, true, 0x03, S1, CPU_OFF(x.jump_key));
 	emit_gs_base(e, true, 0x3b, S1, S2, table + (int32_t)offsetof(struct xlat_jump, tag));
-	emit_jcc(e, CC_NZ, g->x->tramp.lookup);
+	k = new_cold(g, COLD_LOOKUP);
+	k->insn = n;
+	k->from = emit_jcc(e, CC_NZ, 0);
 	emit_gs_base(e, false, 0xff, 4, S2, table + (int32_t)offsetof(struct xlat_jump, code));
 }
 
@@ -659,7 +662,7 @@ static void emit_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target)
 	if (cc == 16 && !in_page(target)) {
 		spill_flags(g, FLAGS_ALL);
 		emit_rip(g, S1, target);
-		emit_jump_rip(g);
+		emit_jump_rip(g, &g->insn[g->nr_insns - 1]);
 		return;
 	}
 	k = new_cold(g, in_page(target) ? COLD_EDGE : COLD_FAR);
@@ -709,7 +712,7 @@ static bool emit_call_insn(struct gen *g, struct insn *n)
 		emit_edge(g, 0, 16, branch_target(n));
 	} else {
 		emit_gs_load(g->e, S1, CPU_OFF(s.rip));
-		emit_jump_rip(g);
+		emit_jump_rip(g, n);
 	}
 	return true;
 }
@@ -726,7 +729,7 @@ static bool emit_ret_insn(struct gen *g, struct insn *n)
 	emit_at(g->e, true, 0x8b, S1, &at);
 	move_stack(g, pop);
 	emit_count(g, g->index + 1);
-	emit_jump_rip(g);
+	emit_jump_rip(g, n);
 	return true;
 }
 
@@ -742,7 +745,7 @@ static bool emit_jmp_insn(struct gen *g, struct insn *n)
 		return false;
 	emit_count(g, g->index + 1);
 	emit_gs_load(g->e, S1, CPU_OFF(s.rip));
-	emit_jump_rip(g);
+	emit_jump_rip(g, n);
 	return true;
 }
 
@@ -838,7 +841,14 @@ static void cold_far(struct gen *g, const struct cold *k)
 	if (k->flags == FLAGS_HOST)
 		save_flags(g->e);
 	emit_rip(g, S1, k->target);
-	emit_jump_rip(g);
+	emit_jump_rip(g, k->insn);
+}
+
+/* Should the target turn out to be none, xlat_run() wants to know who jumps there. */
+static void cold_lookup(struct gen *g, const struct cold *k)
+{
+	emit_gs_imm32(g->e, CPU_OFF(x.what), xwhat(k->insn->off, k->index));
+	emit_jmp(g->e, g->x->tramp.lookup);
 }
 
 static void emit_cold(struct gen *g)
@@ -857,6 +867,8 @@ static void emit_cold(struct gen *g)
 			emit_exit(g, XEXIT_INTERP, xwhat(g->insn[k->index].off, k->index));
 		else if (k->kind == COLD_STOP)
 			emit_exit(g, XEXIT_INTERP, xwhat((unsigned)(g->b->hva & ~PAGE_MASK), 0));
+		else if (k->kind == COLD_LOOKUP)
+			cold_lookup(g, k);
 		else
 			cold_far(g, k);
 	}

@@ -21,6 +21,7 @@ enum exit_status {
 
 int cmd_run(int argc, char **argv);
 int cmd_topology(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
 
 /* One line on standard error; returns STATUS_USER. */
 int user_error(const char *fmt, ...) __printf(1, 2);

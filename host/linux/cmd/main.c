@@ -14,6 +14,7 @@ static const struct subcommand {
 } subcommands[] = {
 	{ "run", cmd_run, "boot a guest and stay with it until it ends" },
 	{ "topology", cmd_topology, "show the host: packages, nodes, caches, cores, PUs" },
+	{ "doctor", cmd_doctor, "say what this host has for machines, and what is amiss" },
 };
 
 static void print_help(void)

@@ -11,6 +11,7 @@
 #include "console.h"
 #include "gdbserver.h"
 #include "host/linux/host_linux.h"
+#include "host/linux/kvm/engine_kvm.h"
 #include "image.h"
 #include "placement.h"
 #include "report.h"
@@ -39,6 +40,7 @@ struct run {
 	char *cpu_list; /* cut into overrides */
 	const char *overrides[VMM_FEATURES_MAX + 1];
 	struct placement placement;
+	char why_not_kvm[WHY_BYTES];
 	bool trace_exits, trace_insns;
 	FILE *trace;
 	struct console *console;
@@ -72,12 +74,24 @@ static int map_images(struct run *r)
 	return status;
 }
 
-static int pick_engine(const struct run *r, const struct engine_ops **out)
+/* --clock icount is not for KVM; otherwise it is taken where it is worth it. */
+static const struct engine_ops *pick_engine(struct run *r)
 {
-	if (r->o.engine == ENGINE_KVM)
-		return user_error("--engine kvm: there is no KVM engine yet: say auto or soft");
-	*out = r->o.engine == ENGINE_INTERP ? &engine_interp : &engine_soft;
-	return 0;
+	switch (r->o.engine) {
+	case ENGINE_KVM:
+		return &engine_kvm;
+	case ENGINE_SOFT:
+		return &engine_soft;
+	case ENGINE_INTERP:
+		return &engine_interp;
+	default:
+		break;
+	}
+	if ((enum clock_source)r->o.clock == CLOCK_ICOUNT)
+		return &engine_soft;
+	if (!engine_kvm.probe(&r->host, r->why_not_kvm, sizeof(r->why_not_kvm)))
+		return &engine_kvm;
+	return &engine_soft;
 }
 
 static int split_overrides(struct run *r)
@@ -216,6 +230,7 @@ static int create_machine(struct run *r)
 {
 	struct vmm_config cfg = {
 		.name = r->o.name,
+		.engine = pick_engine(r),
 		.clock = (enum clock_source)r->o.clock,
 		.plan = &r->plan,
 		.prefault = r->o.prefault,
@@ -233,11 +248,8 @@ static int create_machine(struct run *r)
 		.arg = r,
 	};
 	char why[WHY_BYTES] = "";
-	int status = pick_engine(r, &cfg.engine);
+	int status = check_pages(r);
 
-	if (status)
-		return status;
-	status = check_pages(r);
 	if (!status)
 		status = placement_topology(&r->placement, &r->machine, &r->plan, &cfg.topo);
 	if (status)
@@ -245,6 +257,8 @@ static int create_machine(struct run *r)
 	memcpy(cfg.cpu_overrides, r->overrides, sizeof(r->overrides));
 	if (vmm_create(&r->host, &cfg, &r->vm, why, sizeof(why)))
 		return user_error("%s", why);
+	if (*r->why_not_kvm)
+		host_log(&r->host, LOG_INFO, "taking the software engine: %s", r->why_not_kvm);
 	return 0;
 }
 
@@ -440,12 +454,9 @@ static void release(struct run *r)
 /* In the order of cost, so that the plain mistakes are found at once. */
 static int prepare(struct run *r)
 {
-	const struct engine_ops *engine;
 	char label[LABEL_BYTES];
-	int status = pick_engine(r, &engine);
+	int status = split_overrides(r);
 
-	if (!status)
-		status = split_overrides(r);
 	if (!status)
 		status = map_images(r);
 	if (!status)
