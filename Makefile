@@ -16,7 +16,8 @@ Q	:= $(if $(V),,@)
 say	= @$(if $(V)$(findstring s,$(firstword -$(MAKEFLAGS))),:,printf '  %-6s %s\n' $(1) $@)
 
 CSTD	:= -std=gnu11
-WARN	:= -Wall -Wextra -Wno-unused-parameter -Wshadow -Wconversion -Wno-sign-conversion -Werror
+WARN	:= -Wall -Wextra -Wno-unused-parameter -Wshadow -Wconversion -Wno-sign-conversion -Werror \
+	   -Wno-gnu-variable-sized-type-not-at-end
 INC	:= -I. -Ivmm
 DEFS	:= -D_GNU_SOURCE -DALCAZAR_MODE=\"$(MODE)\"
 OPT.rel	  := -O2 -g
