@@ -58,7 +58,7 @@ INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
 .PHONY: all lib unit guests initrd kernel lab check-lab bench-vcpu-create deps demo demo-run run \
-	check check-run check-long boot-kernels bench bench-engine format format-check tidy \
+	check check-run check-long boot-kernels lockstep bench bench-engine bench-placement format format-check tidy \
 	check-headers check-deps fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
@@ -103,6 +103,14 @@ $B/tests/unit/test_cmd_%: $B/tests/unit/test_cmd_%.o $(filter-out %/main.o,$(CMD
 		$B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+# It has the machine of the unit tests.
+$B/tests/fuzz/replay_code: $B/tests/fuzz/fuzz_code.o $B/tests/fuzz/replay.o \
+		$B/tests/unit/flat.o $B/libsim.a $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$B/tests/fuzz/fuzz_code: $B/tests/fuzz/fuzz_code.o $B/tests/unit/flat.o $B/libsim.a $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 $B/tests/fuzz/replay_%: $B/tests/fuzz/fuzz_%.o $B/tests/fuzz/replay.o $B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -180,7 +188,7 @@ run: all kernel initrd ## boot the stock kernel; ARGS="..." adds flags
 check: ## everything a change must pass; ends with "N passed, N failed"
 	@tools/install-deps
 	@$(MAKE) --no-print-directory check-run
-check-run: all unit guests initrd kernel
+check-run: all unit guests initrd kernel $B/tests/lockstep/boot
 	@B=$B MODE=$(MODE) CC="$(CC)" tests/run $(TESTS)
 
 check-long: ## what takes too long for every change
@@ -190,6 +198,10 @@ check-long: ## what takes too long for every change
 
 boot-kernels: all initrd ## boot the other kernels of the distribution
 	@B=$B MODE=$(MODE) tests/run kernels
+
+lockstep: $B/tests/lockstep/boot kernel initrd ## a whole boot by both executors, compared
+	$< build/guest/vmlinuz build/guest/initrd --slice 2000
+	$< build/guest/vmlinuz build/guest/initrd --slice 2000 --loose
 
 bench: all guests kernel initrd ## the figures of this machine
 	@B=$B bench/run
@@ -219,6 +231,8 @@ $B/bench/%: $B/bench/%.o $B/libalcazar.a
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 bench-vcpu-create: $B/bench/vcpu_create ## vCPUs ready under KVM, against a minimal program
 	@for n in 128 1024; do $B/bench/vcpu_create $$n || exit 1; done
+bench-placement: $B/bench/placement ## the planner's cost beside that of other ways
+	@$B/bench/placement
 
 # --- what the sources must be -------------------------------------------------
 
@@ -284,4 +298,5 @@ clean: ## remove build/
 	rm -rf build
 
 -include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
+-include $B/bench/placement.d
 -include $(FUZZ_BIN:=.d) $(wildcard $G/*/*.d $G/*/rt/*.d)

@@ -70,6 +70,8 @@ static int ours(struct bench *b, uint64_t *ns)
 	uint64_t start;
 	int err = vmm_create(&b->host, &cfg, &vm, why, sizeof(why));
 
+	if (!err)
+		err = vmm_pause(vm); /* ready, and no guest that runs meanwhile */
 	start = now_ns(b);
 	if (!err)
 		err = vmm_start(vm, why, sizeof(why));

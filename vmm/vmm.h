@@ -19,9 +19,10 @@
 
 #define VMM_VERSION "0.1.0"
 
-#define VMM_VCPUS_MAX    1024
-#define VMM_MEMORY_MIN   MIB(1)
-#define VMM_FEATURES_MAX 64
+#define VMM_VCPUS_MAX      1024
+#define VMM_MEMORY_MIN     MIB(1)
+#define VMM_FEATURES_MAX   64
+#define VMM_CODE_CACHE_MIN MIB(1)
 
 struct vm;
 
@@ -50,7 +51,8 @@ struct vmm_config {
 	void (*debug_stop)(void *arg, unsigned vcpu, uint64_t detail);
 	/* --trace insn: one line an instruction. May be NULL. */
 	void (*trace)(void *arg, const char *line);
-	bool count_insns; /* the translator keeps STAT_INSNS exact, at a small cost */
+	bool count_insns;          /* the translator keeps STAT_INSNS exact, at a small cost */
+	uint64_t code_cache_bytes; /* the translator's, a vCPU; 0: its own choice */
 	/* The translator lets no fault handler see flags that nothing else will; slower. */
 	bool exact_flags;
 	bool trace_exits, trace_insns;
@@ -90,7 +92,10 @@ void vmm_stop(struct vm *vm);
 /* Joins everything and frees it. NULL is legal. */
 void vmm_destroy(struct vm *vm);
 
-/* Every vCPU leaves guest code and parks; the guest clock stands. Nests. */
+/*
+ * Every vCPU leaves guest code and parks; the guest clock stands. Nests. A machine
+ * paused before its start begins when it is resumed.
+ */
 int vmm_pause(struct vm *vm);
 void vmm_resume(struct vm *vm);
 void vmm_nmi(struct vm *vm, unsigned vcpu);

@@ -260,6 +260,7 @@ static void create_side(struct run *r, enum side_id id)
 		.kernel = kernel,
 		.initrd = initrd,
 		.cmdline = r->o->append,
+		.code_cache_bytes = r->o->code_cache_bytes,
 		.exact_flags = r->o->compare == COMPARE_ALL,
 		.arg = s,
 	};

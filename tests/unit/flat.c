@@ -55,6 +55,12 @@ static void create_memory(struct flat *f)
 
 struct flat *flat_create(const struct host *h, unsigned vcpus, enum clock_source clock)
 {
+	return flat_create_on(&engine_interp, h, vcpus, clock);
+}
+
+struct flat *flat_create_on(const struct engine_ops *engine, const struct host *h, unsigned vcpus,
+			    enum clock_source clock)
+{
 	struct topo_request treq = { .vcpus = vcpus,
 				     .nodes = 1,
 				     .node_memory_bytes = { FLAT_RAM } };
@@ -67,7 +73,8 @@ struct flat *flat_create(const struct host *h, unsigned vcpus, enum clock_source
 	f->vm = vm;
 	vm->host = *h;
 	vm->cfg.name = "flat";
-	vm->engine = &engine_interp;
+	vm->engine = engine;
+	vm->cfg.exact_flags = true; /* tests compare them */
 	if (clock_init(&vm->clock, &vm->host, clock) ||
 	    topo_build(&vm->topo, &treq, why, sizeof(why)))
 		die(why);

@@ -40,6 +40,8 @@ struct flat {
 
 /* Machines of one or more vCPUs, those but the first never run by themselves. */
 struct flat *flat_create(const struct host *h, unsigned vcpus, enum clock_source clock);
+struct flat *flat_create_on(const struct engine_ops *engine, const struct host *h, unsigned vcpus,
+			    enum clock_source clock);
 void flat_destroy(struct flat *f);
 
 /* 64-, 32- or 16-bit flat state at FLAT_CODE, in cpu->s. */

@@ -416,7 +416,7 @@ int main(void)
 		cmocka_unit_test_teardown(test_topology, teardown),
 		cmocka_unit_test_teardown(test_cut_node, teardown),
 		cmocka_unit_test_teardown(test_no_room, teardown),
-		cmocka_unit_test(test_hmat),
+		cmocka_unit_test_teardown(test_hmat, teardown),
 		cmocka_unit_test_teardown(test_iasl, teardown),
 		cmocka_unit_test_teardown(test_acpiexec, teardown),
 	};

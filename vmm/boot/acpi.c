@@ -392,7 +392,7 @@ static void hmat_locality(struct acpi_buf *b, unsigned nodes, enum hmat_data dat
 	buf_u16(b, 0);
 	buf_u32(b, 32 + 8 * nodes + 2 * nodes * nodes);
 	buf_u8(b, 0); /* memory itself, not a cache in front of it */
-	buf_u8(b, data);
+	buf_u8(b, (uint8_t)data);
 	buf_u16(b, 0);
 	buf_u32(b, nodes);
 	buf_u32(b, nodes);

@@ -27,6 +27,7 @@
 	X(IPIS,		"ipis",		"interprocessor interrupts sent") \
 	X(PIO,		"pio",		"port accesses") \
 	X(MMIO,		"mmio",		"device memory accesses") \
+	X(EXITS,	"exits",	"returns from guest code, those the kernel handles too") \
 	X(APIC,		"apic",		"local APIC accesses") \
 	X(HALTS,	"halts",	"times the vCPU went idle") \
 	X(CPUID,	"cpuid",	"CPUID executed") \

@@ -339,7 +339,7 @@ int vmm_start(struct vm *vm, char *why, size_t why_bytes)
 	if (vm->started)
 		return -EALREADY;
 	vm->started = true;
-	atomic_store(&vm->parked, 1); /* the barrier before which nobody runs */
+	atomic_fetch_add(&vm->parked, 1); /* the barrier before which nobody runs */
 	err = start_threads(vm);
 	wait_change(vm, is_ready, HOST_FOREVER);
 	if (!err)
@@ -354,7 +354,10 @@ int vmm_start(struct vm *vm, char *why, size_t why_bytes)
 			 vm->nr_vcpus, strerror(-err));
 		return err; /* vmm_destroy() ends those that run */
 	}
-	clock_start(&vm->clock);
+	lock_take(&vm->host, &vm->lock);
+	if (!vm->pauses)
+		clock_start(&vm->clock);
+	lock_release(&vm->host, &vm->lock);
 	unpark_all(vm);
 	return 0;
 }

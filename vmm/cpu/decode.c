@@ -458,11 +458,8 @@ static void make_plain(struct decoding *d)
 	o->flags |= OP_PLAIN;
 }
 
-/* A SIB byte with a displacement in place of the base; SDM vol. 2, table 2-3. */
-static bool has_no_base(const struct decoding *d, const ZydisDecodedOperand *m)
+bool decode_no_base(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *m)
 {
-	const ZydisDecodedInstruction *insn = &d->insn;
-
 	return m->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM &&
 	       (insn->attributes & ZYDIS_ATTRIB_HAS_SIB) && insn->raw.modrm.mod == 0 &&
 	       insn->raw.sib.base == 5;
@@ -484,8 +481,7 @@ static void fill_memory(struct decoding *d, const ZydisDecodedOperand *m)
 		o->flags |= OP_DISP64;
 		o->imm = (uint64_t)m->mem.disp.value;
 	}
-	/* Zydis 4.0 takes the missing base for R13D with 32-bit addresses and REX.B. */
-	if (has_no_base(d, m)) {
+	if (decode_no_base(&d->insn, m)) {
 		o->base = OP_NO_REG;
 		o->disp = (int32_t)d->insn.raw.disp.value;
 	}

@@ -116,4 +116,10 @@ pick_fn pick_bcd;                                     /* interp_bcd.c */
 /* Handlers the decoder and the block builder use themselves. */
 op_fn op_undefined, op_too_long, op_system, op_end; /* interp.c */
 
+/*
+ * A SIB byte with a displacement in place of the base; SDM vol. 2, table 2-3. Zydis 4.0
+ * takes the missing base for R13D with 32-bit addresses and REX.B: look here first.
+ */
+bool decode_no_base(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *m);
+
 #endif

@@ -16,7 +16,7 @@
 
 #include <errno.h>
 
-#define CODE_BYTES MIB(32)
+#define CODE_BYTES MIB(32) /* unless the machine says otherwise */
 #define BLOCKS_MAX 65536u
 #define HASH_SIZE  32768u
 
@@ -24,6 +24,7 @@ int xlat_create(struct cpu *c, int host_node)
 {
 	const struct host *h = &c->vm->host;
 	struct xlat *x = h->ops->alloc(h->ctx, sizeof(*x), host_node);
+	uint64_t bytes = c->vm->cfg.code_cache_bytes;
 	int err;
 
 	if (!x)
@@ -33,13 +34,14 @@ int xlat_create(struct cpu *c, int host_node)
 	x->hash = h->ops->alloc(h->ctx, HASH_SIZE * sizeof(*x->hash), host_node);
 	err = x->block && x->hash ? xgen_create(x, h, host_node) : -ENOMEM;
 	if (!err)
-		err = h->ops->code_map(h->ctx, CODE_BYTES, host_node, &x->code);
+		err = h->ops->code_map(h->ctx, MAX(bytes ? bytes : CODE_BYTES, VMM_CODE_CACHE_MIN),
+				       host_node, &x->code);
 	if (err) {
 		xlat_destroy(c);
 		return err;
 	}
 	x->e = (struct emit){ x->code.rw, x->code.rx - x->code.rw };
-	x->limit = x->code.rw + CODE_BYTES - XBLOCK_CODE_MAX;
+	x->limit = x->code.rw + x->code.bytes - XBLOCK_CODE_MAX;
 	xtramp_make(x);
 	x->blocks_begin = x->e.p;
 	decoder_init(&x->decoder, DECODE_64, &c->vm->cpuid);
@@ -231,7 +233,7 @@ static void hide_host_addresses(struct cpu *c)
 	struct fx_image *fx = xstate_fx(&c->s);
 	uint64_t rx = (uint64_t)(uintptr_t)c->xlat->code.rx;
 
-	if (fx->ip - rx < CODE_BYTES) {
+	if (fx->ip - rx < c->xlat->code.bytes) {
 		fx->ip = fx->dp = 0;
 		fx->opcode = 0;
 	}
@@ -355,7 +357,7 @@ bool xlat_host_fault(struct cpu *c, struct host_fault *f)
 	const struct xmark *m;
 	unsigned i;
 
-	if (!x || f->pc - (uint64_t)(uintptr_t)x->code.rx >= CODE_BYTES)
+	if (!x || f->pc - (uint64_t)(uintptr_t)x->code.rx >= x->code.bytes)
 		return false;
 	b = block_at(x, f->pc);
 	if (!b || !b->nr_marks)

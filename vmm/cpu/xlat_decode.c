@@ -210,6 +210,18 @@ static enum kind stack_kind(struct insn *n)
 	return K_PUSH;
 }
 
+/*
+ * Undefined flags that processors define otherwise than the interpreter does: OF of
+ * rotations by a constant, which it makes rotations by CL; those of divisions.
+ */
+static bool has_own_flags(const struct insn *n)
+{
+	if (n->z.mnemonic == ZYDIS_MNEMONIC_DIV || n->z.mnemonic == ZYDIS_MNEMONIC_IDIV)
+		return true;
+	return n->z.meta.category == ZYDIS_CATEGORY_ROTATE &&
+	       n->operand[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && n->operand[1].imm.value.u != 1;
+}
+
 /* System instructions that are a few moves, once the privilege is checked. */
 static enum kind system_kind(const struct insn *n)
 {
@@ -237,16 +249,6 @@ static enum kind system_kind(const struct insn *n)
 	}
 }
 
-/*
- * Rotating by a constant leaves an OF that is undefined, and processors define it
- * otherwise than for the form with CL, which the interpreter uses.
- */
-static bool has_own_flags(const struct insn *n)
-{
-	return n->z.meta.category == ZYDIS_CATEGORY_ROTATE &&
-	       n->operand[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && n->operand[1].imm.value.u != 1;
-}
-
 static enum kind classify(struct cpu *c, struct insn *n)
 {
 	const ZydisDecodedInstruction *z = &n->z;
@@ -254,9 +256,7 @@ static enum kind classify(struct cpu *c, struct insn *n)
 
 	n->mem = -1;
 	n->vec = false;
-	if (c->vm->cfg.exact_flags && has_own_flags(n))
-		return K_INTERP;
-	if (!decode_has_isa(c, z->meta.isa_set))
+	if (!decode_has_isa(c, z->meta.isa_set) || (c->vm->cfg.exact_flags && has_own_flags(n)))
 		return K_INTERP;
 	if (sys_decode(z, n->operand, &o))
 		return system_kind(n);
@@ -305,6 +305,18 @@ static enum kind classify(struct cpu *c, struct insn *n)
 	return z->attributes & ZYDIS_ATTRIB_HAS_MODRM ? K_PLAIN : K_OPREG;
 }
 
+static void mend_base(struct insn *n)
+{
+	for (unsigned i = 0; i < n->z.operand_count; i++) {
+		ZydisDecodedOperand *p = &n->operand[i];
+
+		if (p->type != ZYDIS_OPERAND_TYPE_MEMORY || !decode_no_base(&n->z, p))
+			continue;
+		p->mem.base = ZYDIS_REGISTER_NONE;
+		p->mem.disp.value = n->z.raw.disp.value;
+	}
+}
+
 /* The next instruction; false: it is not to be part of this block. */
 static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 {
@@ -322,6 +334,7 @@ static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->x->decoder.zydis, n->bytes, bytes, &n->z,
 						 n->operand)))
 		return false;
+	mend_base(n);
 	n->kind = classify(g->c, n);
 	if (n->kind == K_INTERP)
 		return false;

@@ -376,7 +376,7 @@ static bool emit_plain(struct gen *g, struct insn *n)
 	want_flags(g, n);
 	for (s = 0; s < nr_spilled; s++)
 		emit_gs_load(g->e, spilled[s].scratch, GPR_OFF(spilled[s].gpr));
-	m->flags = n->mem >= 0 ? FLAGS_MEM : (uint8_t)g->flags;
+	m->flags = (uint8_t)g->flags;
 	emit_bytes(g->e, code, x86enc(code, &n->z, n->bytes, &enc));
 	for (s = 0; s < nr_spilled; s++)
 		if (spilled[s].written)

@@ -62,7 +62,7 @@ struct insn {
 	struct access at, stack; /* of the memory operand, and of what it does to the stack */
 };
 
-enum cold_kind { COLD_FILL, COLD_EDGE, COLD_FAR, COLD_STOP, COLD_INTERP, COLD_LOOKUP };
+enum cold_kind { COLD_FILL, COLD_EDGE, COLD_FAR, COLD_STOP, COLD_LOOKUP, COLD_INTERP };
 
 /* Something to emit after the hot code. */
 struct cold {

@@ -495,6 +495,9 @@ static int choose_cut(struct choice *ch, struct plan_candidate *c)
 		if (cut && p->r->policy == PLAN_SPREAD)
 			cut = plan_cut_nearest(p, FILL_LEVEL, true, c);
 		err = consider(ch, "every node", cut, c);
+		if (!err && cut)
+			err = consider(ch, "the idlest cores of all nodes",
+				       plan_cut_nearest(p, FILL_CHEAPEST, true, c), c);
 	}
 	return err;
 }

@@ -8,8 +8,8 @@
  */
 #include "placement/plan_int.h"
 
-#define WEIGHT_STACKED   4.0
-#define WEIGHT_TRAFFIC   2.0
+#define WEIGHT_STACKED   16.0
+#define WEIGHT_TRAFFIC   8.0
 #define WEIGHT_BANDWIDTH 1.0
 #define WEIGHT_CACHE     0.5
 #define WEIGHT_IO        0.5

@@ -130,7 +130,16 @@ static unsigned capacity(const struct planner *p, unsigned node, enum plan_fill 
 {
 	const struct plan_place *place = &p->place[node];
 
-	return fill == FILL_CORES ? place->idle : fill == FILL_PUS ? place->free : place->cap;
+	switch (fill) {
+	case FILL_CORES:
+		return place->idle;
+	case FILL_PUS:
+		return place->free;
+	case FILL_CHEAPEST:
+		return place->within;
+	default:
+		return place->cap;
+	}
 }
 
 static uint64_t room_units(const struct planner *p, unsigned node)
@@ -236,6 +245,26 @@ static void share_vcpus(const struct planner *p, const struct cluster *cl, enum 
 	}
 }
 
+/* All that is cheapest, the rest from node to node; nodes that get none leave the cluster. */
+static void share_cheapest(const struct planner *p, struct cluster *cl, unsigned *out)
+{
+	unsigned rest = p->r->vcpus, kept = 0;
+
+	for (unsigned i = 0; i < cl->nr; i++)
+		rest -= out[i] = MIN(p->place[cl->node[i]].low, rest);
+	for (unsigned i = 0; i < cl->nr; i++) {
+		const struct plan_place *place = &p->place[cl->node[i]];
+		unsigned more = MIN(rest, place->within - place->low);
+
+		rest -= more;
+		if (!(out[i] + more))
+			continue;
+		cl->node[kept] = cl->node[i];
+		out[kept++] = out[i] + more;
+	}
+	cl->nr = kept;
+}
+
 /* In proportion to vCPUs; what a node has no room for goes to those that have. Each has some. */
 static bool share_memory(const struct planner *p, const struct cluster *cl, const unsigned *vcpus,
 			 uint64_t *out)
@@ -295,7 +324,10 @@ int plan_cut_nearest(struct planner *p, enum plan_fill fill, bool widest, struct
 	if (!best.nr || best.nr > p->r->memory_bytes / unit_bytes(p))
 		return -ENOSPC;
 	sort_nodes(&best);
-	share_vcpus(p, &best, fill, widest, vcpus);
+	if (fill == FILL_CHEAPEST)
+		share_cheapest(p, &best, vcpus);
+	else
+		share_vcpus(p, &best, fill, widest, vcpus);
 	return cut_along(p, &best, vcpus, c);
 }
 

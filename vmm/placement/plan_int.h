@@ -42,6 +42,8 @@ struct plan_place {
 	unsigned cores; /* with an open PU */
 	unsigned idle;  /* vCPUs it takes without sharing a core, */
 	unsigned free;  /* and without sharing a PU */
+	unsigned low;   /* below and up to the dearest that the machine's cheapest spread takes */
+	unsigned within;
 	unsigned taken; /* vCPUs of claims */
 };
 
@@ -140,7 +142,7 @@ unsigned plan_deal_segs(struct planner *p, const struct plan_place *place, unsig
 int plan_cut_even(struct planner *p, unsigned nodes, struct plan_candidate *c);
 int plan_cut_given(struct planner *p, struct plan_candidate *c);
 int plan_cut_pinned(struct planner *p, struct plan_candidate *c);
-enum plan_fill { FILL_CORES, FILL_PUS, FILL_LEVEL };
+enum plan_fill { FILL_CORES, FILL_PUS, FILL_LEVEL, FILL_CHEAPEST };
 int plan_cut_nearest(struct planner *p, enum plan_fill fill, bool widest, struct plan_candidate *c);
 int plan_cut_by_memory(struct planner *p, struct plan_candidate *c);
 

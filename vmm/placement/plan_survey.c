@@ -158,6 +158,42 @@ static uint64_t fits_below(const struct plan_pu *pu, unsigned nr, unsigned level
 	return sum;
 }
 
+/* What the dearest vCPU costs when all take what is cheapest, wherever it is. */
+static int64_t dearest_taken(const struct planner *p, unsigned nr_segs, unsigned vcpus)
+{
+	int64_t cost = -1;
+
+	for (unsigned taken = 0; taken < vcpus;) {
+		int64_t next = COST_NONE;
+
+		for (unsigned i = 0; i < nr_segs; i++)
+			if (p->seg[i].cost > cost)
+				next = MIN(next, p->seg[i].cost);
+		if (next == COST_NONE)
+			break;
+		cost = next;
+		for (unsigned i = 0; i < nr_segs; i++)
+			taken += p->seg[i].cost == cost ? p->seg[i].cap : 0;
+	}
+	return cost;
+}
+
+static void find_cheapest(struct planner *p, unsigned nr_segs, unsigned vcpus)
+{
+	int64_t dearest = dearest_taken(p, nr_segs, vcpus);
+
+	for (unsigned n = 0; n < p->nr_places; n++) {
+		struct plan_place *place = &p->place[n];
+
+		for (unsigned i = 0; i < place->nr_segs; i++) {
+			const struct plan_seg *s = &p->seg[place->first_seg + i];
+
+			place->low += s->cost < dearest ? s->cap : 0;
+			place->within += s->cost <= dearest ? s->cap : 0;
+		}
+	}
+}
+
 static int make_segs(struct planner *p)
 {
 	unsigned loose = p->r->vcpus - p->nr_pinned, nr = 0;
@@ -185,6 +221,7 @@ static int make_segs(struct planner *p)
 		place->nr_segs = plan_deal_segs(p, place, place->cap, p->seg + nr);
 		nr += place->nr_segs;
 	}
+	find_cheapest(p, nr, loose);
 	return 0;
 }
 

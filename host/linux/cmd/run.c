@@ -236,6 +236,7 @@ static int create_machine(struct run *r)
 		.prefault = r->o.prefault,
 		.reboot = r->o.reboot,
 		.count_insns = r->o.stats,
+		.code_cache_bytes = r->o.code_cache,
 		.kernel = r->kernel,
 		.initrd = r->initrd,
 		.cmdline = r->o.append,

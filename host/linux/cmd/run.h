@@ -15,7 +15,7 @@ struct run_options {
 	unsigned cpus, nodes, timeout_s, gdb_port;
 	unsigned engine; /* enum run_engine */
 	unsigned clock;  /* enum clock_source */
-	uint64_t memory;
+	uint64_t memory, code_cache;
 	bool reboot, prefault, quiet, dry_run, json, stats, help;
 };
 

@@ -251,12 +251,20 @@ static void note_first_insn(struct vm *vm)
 				       vm->host.ops->now_ns(vm->host.ctx));
 }
 
+/* For a while, or for good: whoever asks for the counters now finds them. */
+static int kicked(struct kvm_cpu *c, struct vcpu_exit *x)
+{
+	kvm_take_stats(c);
+	leave(x, EXIT_KICK, 0);
+	return 0;
+}
+
 static int run(struct vcpu *v, struct vcpu_exit *x)
 {
 	struct kvm_cpu *c = kvm_cpu_of(v);
 
 	if (!attend(c))
-		return leave(x, EXIT_KICK, 0);
+		return kicked(c, x);
 	note_first_insn(v->vm);
 	for (;;) {
 		if (v->id == 0)
@@ -275,7 +283,7 @@ static int run(struct vcpu *v, struct vcpu_exit *x)
 			return -err;
 		}
 		if (!attend(c))
-			return leave(x, EXIT_KICK, 0);
+			return kicked(c, x);
 	}
 }
 

@@ -152,6 +152,9 @@ void kvm_debug_apply(struct kvm_cpu *c);
 /* What a debugger is told of a KVM_EXIT_DEBUG. */
 uint64_t kvm_debug_detail(const struct kvm_cpu *c);
 
+/* stats.c: by the vCPU's own thread, outside KVM_RUN */
+void kvm_take_stats(struct kvm_cpu *c);
+
 /* probe.c */
 int kvm_probe(const struct host *h, char *why, size_t why_bytes);
 
