@@ -16,7 +16,8 @@ Q	:= $(if $(V),,@)
 say	= @$(if $(V)$(findstring s,$(firstword -$(MAKEFLAGS))),:,printf '  %-6s %s\n' $(1) $@)
 
 CSTD	:= -std=gnu11
-WARN	:= -Wall -Wextra -Wno-unused-parameter -Wshadow -Wconversion -Wno-sign-conversion -Werror
+WARN	:= -Wall -Wextra -Wno-unused-parameter -Wshadow -Wconversion -Wno-sign-conversion -Werror \
+	   -Wno-gnu-variable-sized-type-not-at-end
 INC	:= -I. -Ivmm
 DEFS	:= -D_GNU_SOURCE -DALCAZAR_MODE=\"$(MODE)\"
 OPT.rel	  := -O2 -g
@@ -129,7 +130,7 @@ $B/tests/lockstep/%: $B/tests/lockstep/%.o $B/tests/unit/compare.o $B/libalcazar
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 GUEST_CFLAGS := $(CSTD) -O2 -g $(WARN) -MMD -MP -ffreestanding -fno-pie -fno-stack-protector \
-	-fcf-protection=none -fno-asynchronous-unwind-tables -fno-strict-aliasing \
+	-fcf-protection=none -fno-asynchronous-unwind-tables -fno-strict-aliasing -fno-delete-null-pointer-checks \
 	-mno-red-zone -mgeneral-regs-only -Itests/guest/rt
 GUEST_LDFLAGS := -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 \
 	-Wl,--no-warn-rwx-segments -T tests/guest/rt/guest.ld
