@@ -55,6 +55,7 @@ struct vmm_config {
 	uint64_t code_cache_bytes; /* the translator's, a vCPU; 0: its own choice */
 	/* The translator lets no fault handler see flags that nothing else will; slower. */
 	bool exact_flags;
+	bool tally_code; /* translated code counts its own instructions; slow. For tests */
 	bool trace_exits, trace_insns;
 	void *arg;
 };

@@ -143,6 +143,18 @@ static inline void emit_load(struct emit *e, bool w, unsigned op, unsigned reg, 
 	emit_mem(e, reg, base, H_NONE, 0, disp);
 }
 
+static inline void emit_push_reg(struct emit *e, unsigned reg)
+{
+	emit_rex(e, false, 0, 0, reg);
+	emit_u8(e, 0x50 | (reg & 7));
+}
+
+static inline void emit_pop_reg(struct emit *e, unsigned reg)
+{
+	emit_rex(e, false, 0, 0, reg);
+	emit_u8(e, 0x58 | (reg & 7));
+}
+
 /* --- moves: no flags -------------------------------------------------------------- */
 
 static inline void emit_mov(struct emit *e, unsigned dst, unsigned src)

@@ -12,6 +12,7 @@
 #include "cpu/mmu.h"
 #include "cpu/sys.h"
 #include "cpu/xlat_int.h"
+#include "cpu/xlat_tally.h"
 #include "cpu/xstate.h"
 
 #include <errno.h>
@@ -33,6 +34,8 @@ int xlat_create(struct cpu *c, int host_node)
 	x->block = h->ops->alloc(h->ctx, BLOCKS_MAX * sizeof(*x->block), host_node);
 	x->hash = h->ops->alloc(h->ctx, HASH_SIZE * sizeof(*x->hash), host_node);
 	err = x->block && x->hash ? xgen_create(x, h, host_node) : -ENOMEM;
+	if (!err && c->vm->cfg.tally_code)
+		err = xtally_create(c, host_node);
 	if (!err)
 		err = h->ops->code_map(h->ctx, MAX(bytes ? bytes : CODE_BYTES, VMM_CODE_CACHE_MIN),
 				       host_node, &x->code);
@@ -41,7 +44,7 @@ int xlat_create(struct cpu *c, int host_node)
 		return err;
 	}
 	x->e = (struct emit){ x->code.rw, x->code.rx - x->code.rw };
-	x->limit = x->code.rw + x->code.bytes - XBLOCK_CODE_MAX;
+	x->limit = x->code.rw + x->code.bytes - (x->tally ? 2 : 1) * XBLOCK_CODE_MAX;
 	if (cpu_has(&c->vm->cpuid, CPU_AVX))
 		x->xsave_mask = (uint32_t)cpuid_xcr0(&c->vm->cpuid);
 	xtramp_make(x);
@@ -66,6 +69,7 @@ void xlat_destroy(struct cpu *c)
 	if (x->code.rw)
 		h->ops->code_unmap(h->ctx, &x->code);
 	xgen_destroy(x, h);
+	xtally_destroy(c);
 	if (x->hash)
 		h->ops->free(h->ctx, x->hash, HASH_SIZE * sizeof(*x->hash));
 	if (x->block)
@@ -179,6 +183,7 @@ static void flush(struct cpu *c)
 {
 	struct xlat *x = c->xlat;
 
+	xtally_fold(x);
 	memset(x->hash, 0, HASH_SIZE * sizeof(*x->hash));
 	x->nr_blocks = 0;
 	x->flushes++;
@@ -192,7 +197,7 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa)
 	struct xblock *b;
 	uint32_t *head;
 
-	if (x->nr_blocks == BLOCKS_MAX || x->e.p > x->limit)
+	if (x->nr_blocks == BLOCKS_MAX || x->e.p > x->limit || xtally_full(x))
 		flush(c);
 	b = &x->block[x->nr_blocks];
 	*b = (struct xblock){

@@ -14,6 +14,7 @@
 #include "cpu/mmu.h"
 #include "cpu/x86enc.h"
 #include "cpu/xlat_gen.h"
+#include "cpu/xlat_tally.h"
 
 #include <errno.h>
 
@@ -215,6 +216,7 @@ static void emit_probe(struct gen *g, struct insn *n, const struct access *a, un
 	emit_gs(e, true, 0x0b, S1, CPU_OFF(asid));
 	emit_gs_base(e, true, 0x3b, S1, S2, tag);
 	k->from = emit_jcc(e, CC_NZ, 0);
+	xtally_begin(g->x, XTALLY_HOT);
 	k->back = (uint64_t)((int64_t)(uintptr_t)retry + e->rx);
 	k->insn = n;
 	k->access = a;
@@ -242,6 +244,7 @@ static struct place emit_simple(struct gen *g, struct insn *n, const struct acce
 	}
 	spill_flags(g, n->live_in);
 	retry = e->p;
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_lea(e, true, S2, base, H_NONE, 0, a->from);
 	emit_probe(g, n, a, a->bytes, write, retry);
 	if (a->leads)
@@ -258,6 +261,7 @@ static struct place emit_operand(struct gen *g, struct insn *n, bool write)
 		return emit_simple(g, n, &n->at, write);
 	spill_flags(g, n->live_in);
 	retry = g->e->p;
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_address(g, n, S2, S1);
 	emit_probe(g, n, NULL, n->operand[n->mem].size / 8u, write, retry);
 	emit_address(g, n, S1, H_NONE);
@@ -509,6 +513,7 @@ static void emit_unless(struct gen *g, int32_t off)
 	emit_gs(g->e, false, 0x83, 7, off); /* cmp dword, 0 */
 	emit_u8(g->e, 0);
 	new_cold(g, COLD_INTERP)->from = emit_jcc(g->e, CC_NZ, 0);
+	xtally_begin(g->x, XTALLY_HOT);
 }
 
 static void emit_alu_imm(struct emit *e, unsigned op, unsigned reg, uint32_t imm)
@@ -616,6 +621,7 @@ static void emit_jump_rip(struct gen *g, struct insn *n)
 	emit_u8(e, 0x3b);
 	emit_u8(e, 0);
 	emit_jcc(e, CC_NZ, g->x->tramp.attend);
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_rr(e, false, 0x89, S1, S2); /* mov r11d, r10d */
 	emit_u8(e, 0x41);                /* and r11d, entries - 1 */
 	emit_u8(e, 0x81);
@@ -630,6 +636,7 @@ static void emit_jump_rip(struct gen *g, struct insn *n)
 	k = new_cold(g, COLD_LOOKUP);
 	k->insn = n;
 	k->from = emit_jcc(e, CC_NZ, 0);
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_gs_base(e, false, 0xff, 4, S2, table + (int32_t)offsetof(struct xlat_jump, code));
 }
 
@@ -670,6 +677,8 @@ static void emit_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target)
 	k->target = target;
 	k->from = cc == 16 ? emit_jmp(g->e, 0) : emit_jcc(g->e, cc, 0);
 	k->insn = &g->insn[g->nr_insns - 1];
+	if (cc != 16)
+		xtally_begin(g->x, XTALLY_HOT);
 }
 
 static int32_t branch_target(const struct insn *n)
@@ -781,6 +790,7 @@ static void cold_fill(struct gen *g, const struct cold *k)
 	emit_gs_imm32(e, CPU_OFF(x.what), xwhat(k->insn->off, k->index));
 	emit_mov_imm(e, S2, k->bytes);
 	emit_call(e, g->x->tramp.fill[k->write]);
+	xtally_begin(g->x, XTALLY_FILL);
 	emit_jmp(e, k->back);
 }
 
@@ -794,6 +804,7 @@ static void cold_poll(struct gen *g, struct xedge *edge, uint64_t on, uint64_t o
 	uint8_t *lea;
 
 	edge->poll = emit_here(e);
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_gs_load(e, S2, CPU_OFF(x.attention));
 	emit_load(e, false, 0x8b, S2, S2, 0);
 	emit_u8(e, 0x4c); /* lea r10, [rip + table] */
@@ -805,6 +816,7 @@ static void cold_poll(struct gen *g, struct xedge *edge, uint64_t on, uint64_t o
 	emit_u8(e, 0xff);
 	emit_u8(e, 0x24);
 	emit_u8(e, 0xda);
+	xtally_end(g->x);
 	while ((uintptr_t)e->p & 7)
 		emit_u8(e, 0xcc);
 	emit_patch(e, lea, emit_here(e));
@@ -830,6 +842,7 @@ static void cold_edge(struct gen *g, const struct cold *k)
 	if (k->target > k->insn->off)
 		return;
 	attend = emit_here(g->e);
+	xtally_begin(g->x, XTALLY_LEAVE);
 	if (k->flags == FLAGS_HOST)
 		save_flags(g->e);
 	emit_exit(g, XEXIT_ATTEND_EDGE, what);
@@ -853,12 +866,18 @@ static void cold_lookup(struct gen *g, const struct cold *k)
 
 static void emit_cold(struct gen *g)
 {
+	static const uint8_t tally[] = {
+		[COLD_FILL] = XTALLY_FILL,     [COLD_EDGE] = XTALLY_LINK,
+		[COLD_FAR] = XTALLY_HOT,       [COLD_STOP] = XTALLY_LEAVE,
+		[COLD_LOOKUP] = XTALLY_LOOKUP, [COLD_INTERP] = XTALLY_LEAVE,
+	};
 	unsigned i;
 
 	for (i = 0; i < g->nr_cold; i++) {
 		const struct cold *k = &g->cold[i];
 
 		emit_patch(g->e, k->from, emit_here(g->e));
+		xtally_begin(g->x, tally[k->kind]);
 		if (k->kind == COLD_FILL)
 			cold_fill(g, k);
 		else if (k->kind == COLD_EDGE)
@@ -930,6 +949,7 @@ static void emit_stop(struct gen *g)
 	emit_gs(e, true, 0x3b, S1, CPU_OFF(insns_stop));
 	k = new_cold(g, COLD_STOP);
 	k->from = emit_jcc(e, CC_A, 0);
+	xtally_begin(g->x, XTALLY_HOT);
 }
 
 static void emit_entries(struct gen *g)
@@ -939,6 +959,7 @@ static void emit_entries(struct gen *g)
 	uint8_t *over;
 
 	b->enter_jump = emit_here(e);
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_gs_load(e, S1, CPU_OFF(s.rip));
 	emit_u8(e, 0x49); /* and r10, -4096 */
 	emit_u8(e, 0x81);
@@ -947,12 +968,15 @@ static void emit_entries(struct gen *g)
 	emit_gs_store(e, S1, CPU_OFF(block_rip));
 	if (!b->flags_live && !g->c->icount) {
 		b->enter_host = b->enter_mem = emit_here(e);
+		xtally_begin(g->x, XTALLY_HOT);
 		return;
 	}
 	over = emit_jmp(e, 0);
 	b->enter_host = emit_here(e);
+	xtally_begin(g->x, XTALLY_HOT);
 	save_flags(e);
 	b->enter_mem = emit_here(e);
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_patch(e, over, b->enter_mem);
 	g->flags = FLAGS_MEM;
 	if (g->c->icount)
@@ -973,6 +997,7 @@ static void add_mark(struct gen *g, unsigned off)
 static void emit_interp(struct gen *g, unsigned off)
 {
 	spill_flags(g, FLAGS_ALL);
+	xtally_begin(g->x, XTALLY_LEAVE);
 	emit_exit(g, XEXIT_INTERP, xwhat(off, g->index));
 }
 
@@ -998,7 +1023,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 		struct insn *n = &g->insn[i];
 		uint8_t *begin = g->e->p;
 		enum flags_at flags = g->flags;
-		unsigned nr_cold = g->nr_cold;
+		unsigned nr_cold = g->nr_cold, segments = xtally_mark(g->x);
 
 		g->index = i;
 		add_mark(g, n->off);
@@ -1006,6 +1031,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 			g->e->p = begin;
 			g->flags = flags == FLAGS_DEAD ? FLAGS_MEM : flags;
 			g->nr_cold = nr_cold;
+			xtally_rewind(g->x, segments);
 			emit_interp(g, n->off);
 			open = false;
 			break;
@@ -1021,6 +1047,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 		emit_interp(g, end);
 	}
 	emit_cold(g);
+	xtally_end(g->x);
 
 	while ((uintptr_t)g->e->p & 7)
 		emit_u8(g->e, 0xcc);

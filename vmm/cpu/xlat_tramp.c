@@ -96,10 +96,8 @@ static uint8_t *if_vec_live(struct emit *e)
 static void make_enter(struct emit *e, struct xtramp *t)
 {
 	t->enter = emit_here(e);
-	for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++) {
-		emit_rex(e, false, 0, 0, callee_saved[i]);
-		emit_u8(e, 0x50 | (callee_saved[i] & 7));
-	}
+	for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++)
+		emit_push_reg(e, callee_saved[i]);
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
 	emit_gs_store(e, H_RSP, CPU_OFF(x.host_rsp));
 	load_guest(e);
@@ -129,10 +127,8 @@ static void make_leave(struct emit *e, const struct xlat *x, struct xtramp *t)
 	emit_patch(e, skip, emit_here(e));
 	emit_gs_load(e, H_RSP, CPU_OFF(x.host_rsp));
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
-	for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;) {
-		emit_rex(e, false, 0, 0, callee_saved[i]);
-		emit_u8(e, 0x58 | (callee_saved[i] & 7));
-	}
+	for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;)
+		emit_pop_reg(e, callee_saved[i]);
 	emit_u8(e, 0xc3);
 }
 
