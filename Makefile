@@ -65,7 +65,7 @@ INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
 .PHONY: all lib unit guests initrd kernel lab check-lab bench-vcpu-create deps demo demo-run run \
-	check check-run check-long boot-kernels lockstep gate gate-renew bench bench-engine bench-placement format format-check tidy \
+	check check-run check-long soak boot-kernels lockstep gate gate-renew bench bench-engine bench-placement format format-check tidy \
 	check-headers check-deps check-vectors fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
@@ -213,6 +213,10 @@ check-long: ## what takes too long for every change
 	@tools/install-deps
 	@$(MAKE) --no-print-directory all unit guests initrd kernel
 	@B=$B MODE=$(MODE) CC="$(CC)" tests/run $(if $(TESTS),$(TESTS),long)
+
+soak: all initrd kernel ## stress-ng for DURATION seconds (7200), then self-modification for a tenth
+	@tools/fetch-stress-ng build/guest/stress-ng
+	@B=$B MODE=$(MODE) DURATION=$(or $(DURATION),7200) tests/run soak
 
 boot-kernels: all initrd ## boot the other kernels of the distribution
 	@B=$B MODE=$(MODE) tests/run kernels
