@@ -51,14 +51,14 @@ static void emit_bump(struct emit *e, unsigned segment)
 {
 	int32_t at = (int32_t)(segment * sizeof(uint64_t));
 
-	emit_push_reg(e, H_R10);
-	emit_push_reg(e, H_R11);
+	emit_push(e, H_R10);
+	emit_push(e, H_R11);
 	emit_gs_load(e, H_R11, CPU_OFF(x.tally));
 	emit_load(e, true, 0x8b, H_R10, H_R11, at);
 	emit_lea(e, true, H_R10, H_R10, H_NONE, 0, 1);
 	emit_load(e, true, 0x89, H_R10, H_R11, at);
-	emit_pop_reg(e, H_R11);
-	emit_pop_reg(e, H_R10);
+	emit_pop(e, H_R11);
+	emit_pop(e, H_R10);
 }
 
 void xtally_end(struct xlat *x)

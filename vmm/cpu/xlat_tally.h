@@ -16,6 +16,7 @@
 
 enum xtally_kind {
 	XTALLY_HOT,
+	XTALLY_PAGE,   /* another page than the one remembered: to the TLB and back */
 	XTALLY_FILL,   /* to the TLB's slow path and back */
 	XTALLY_LINK,   /* an edge not linked yet */
 	XTALLY_LOOKUP, /* a target that the jump cache does not know */
