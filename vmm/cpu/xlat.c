@@ -16,10 +16,23 @@
 #include "cpu/xstate.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #define CODE_BYTES MIB(32) /* unless the machine says otherwise */
 #define BLOCKS_MAX 65536u
 #define HASH_SIZE  32768u
+
+/* Profilers of the host want names for what they find in the code cache. */
+static void tell_profiler(struct cpu *c, uint64_t code, const char *kind, uint64_t gva)
+{
+	const struct vmm_config *cfg = &c->vm->cfg;
+	char name[48];
+
+	if (likely(!cfg->code_made))
+		return;
+	snprintf(name, sizeof(name), "%s:%llx", kind, (unsigned long long)gva);
+	cfg->code_made(cfg->arg, code, emit_here(&c->xlat->e) - code, name);
+}
 
 int xlat_create(struct cpu *c, int host_node)
 {
@@ -48,6 +61,7 @@ int xlat_create(struct cpu *c, int host_node)
 	if (cpu_has(&c->vm->cpuid, CPU_AVX))
 		x->xsave_mask = (uint32_t)cpuid_xcr0(&c->vm->cpuid);
 	xtramp_make(x);
+	tell_profiler(c, (uint64_t)(uintptr_t)x->code.rx, "trampolines", c->vcpu->id);
 	x->blocks_begin = x->e.p;
 	decoder_init(&x->decoder, DECODE_64, &c->vm->cpuid);
 	x->counts = c->icount || c->vm->cfg.count_insns;
@@ -194,6 +208,7 @@ static void flush(struct cpu *c)
 	memset(x->hash, 0, HASH_SIZE * sizeof(*x->hash));
 	x->nr_blocks = 0;
 	x->flushes++;
+	stat_add(&c->vcpu->stats, STAT_CACHE_FLUSHES, 1);
 	x->e.p = x->blocks_begin;
 	forget_jumps(c);
 }
@@ -201,6 +216,7 @@ static void flush(struct cpu *c)
 static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, bool plain)
 {
 	struct xlat *x = c->xlat;
+	enum vcpu_doing before = vcpu_doing(c->vcpu, DOING_TRANSLATE);
 	struct xblock *b;
 	uint32_t *head;
 
@@ -218,6 +234,8 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, boo
 	b->hash_next = *head;
 	*head = ++x->nr_blocks;
 	stat_add(&c->vcpu->stats, STAT_TRANSLATIONS, 1);
+	tell_profiler(c, b->enter_jump, c->cpl ? "user" : "kernel", c->s.rip);
+	vcpu_doing(c->vcpu, before);
 	return b;
 }
 
@@ -280,7 +298,9 @@ static void enter(struct cpu *c, const struct xblock *b)
 			c->x.page[i] = XPAGE_NONE;
 		c->x.page_asid = c->asid;
 	}
+	vcpu_doing(c->vcpu, DOING_CODE);
 	((void (*)(void))(uintptr_t)c->xlat->tramp.enter)();
+	vcpu_doing(c->vcpu, DOING_INTERP);
 	hide_host_addresses(c);
 }
 
@@ -295,8 +315,10 @@ static struct xblock *follow_edge(struct cpu *c, struct xblock *from, unsigned e
 
 	c->s.rip = c->block_rip + g->target;
 	to = xblock_get(c, false);
-	if (to && to->hva == hva && x->flushes == flushes && xblock_alive(from))
+	if (to && to->hva == hva && x->flushes == flushes && xblock_alive(from)) {
 		link_edge(x, g, to);
+		stat_add(&c->vcpu->stats, STAT_LINKS, 1);
+	}
 	return to;
 }
 
@@ -350,6 +372,7 @@ enum xlat_result xlat_run(struct cpu *c)
 			}
 			if (unlikely(x->counts && c->insns >= c->insns_stop))
 				return XLAT_ATTEND; /* before a fault of the next fetch */
+			stat_add(&c->vcpu->stats, STAT_LOOKUPS, 1);
 			b = xblock_get(c, false);
 			break;
 		case XEXIT_ATTEND:
