@@ -16,15 +16,23 @@
 
 #include <errno.h>
 
-#define CODE_BYTES MIB(32) /* unless the machine says otherwise */
-#define BLOCKS_MAX 65536u
-#define HASH_SIZE  32768u
+/* Unless the machine says otherwise: its vCPUs share the one, and each has the other at least. */
+#define CODE_BYTES     MIB(32)
+#define CODE_BYTES_MIN MIB(8)
+#define BLOCKS_MAX     65536u
+#define HASH_SIZE      32768u
+
+static uint64_t code_bytes(const struct vm *vm)
+{
+	if (vm->cfg.code_cache_bytes)
+		return MAX(vm->cfg.code_cache_bytes, VMM_CODE_CACHE_MIN);
+	return MAX(ALIGN_DOWN(CODE_BYTES / vm->nr_vcpus, PAGE_SIZE), CODE_BYTES_MIN);
+}
 
 int xlat_create(struct cpu *c, int host_node)
 {
 	const struct host *h = &c->vm->host;
 	struct xlat *x = h->ops->alloc(h->ctx, sizeof(*x), host_node);
-	uint64_t bytes = c->vm->cfg.code_cache_bytes;
 	int err;
 
 	if (!x)
@@ -34,8 +42,7 @@ int xlat_create(struct cpu *c, int host_node)
 	x->hash = h->ops->alloc(h->ctx, HASH_SIZE * sizeof(*x->hash), host_node);
 	err = x->block && x->hash ? xgen_create(x, h, host_node) : -ENOMEM;
 	if (!err)
-		err = h->ops->code_map(h->ctx, MAX(bytes ? bytes : CODE_BYTES, VMM_CODE_CACHE_MIN),
-				       host_node, &x->code);
+		err = h->ops->code_map(h->ctx, code_bytes(c->vm), host_node, &x->code);
 	if (err) {
 		xlat_destroy(c);
 		return err;

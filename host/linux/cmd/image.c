@@ -43,6 +43,12 @@ int image_map(struct boot_image *out, const char *path, const char *label)
 	return 0;
 }
 
+void image_rest(struct boot_image *image)
+{
+	if (image->data)
+		madvise((void *)(uintptr_t)image->data, image->bytes, MADV_DONTNEED);
+}
+
 void image_unmap(struct boot_image *image)
 {
 	if (image->data)

@@ -6,6 +6,8 @@
 
 /* @label: "--kernel PATH", for complaints. 0, or an exit status after the user was told. */
 int image_map(struct boot_image *out, const char *path, const char *label);
+/* It will not be read for a while: its pages need not count as ours. */
+void image_rest(struct boot_image *image);
 void image_unmap(struct boot_image *image);
 
 #endif
