@@ -26,9 +26,11 @@ done
 # Help, manual and table are one: every flag is in the manual page.
 in_manual()
 {
-	local flag
-	for flag in $("$alcazar" run --help | grep -o '^  --[a-z-]*'); do
-		grep -qF -- "${flag//-/\\-}" "$manual" || return 1
+	local flag command
+	for command in run topology doctor; do
+		for flag in $("$alcazar" $command --help | grep -o '^  --[a-z-]*'); do
+			grep -qF -- "${flag//-/\\-}" "$manual" || return 1
+		done
 	done
 }
 check "every option is in the manual" in_manual
