@@ -30,6 +30,7 @@ enum xlat_exit {
 	XEXIT_LOOKUP,      /* s.rip is set: the jump cache does not know it */
 	XEXIT_ATTEND,      /* s.rip is set */
 	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
+	XEXIT_ATTEND_AT,   /* what: xwhat(), and attention is set */
 	XEXIT_INTERP       /* what: xwhat() of an instruction for the interpreter */
 };
 
@@ -38,6 +39,19 @@ static inline uint32_t xwhat(unsigned off, unsigned retired)
 {
 	return off | retired << 16;
 }
+
+static inline unsigned xwhat_off(uint32_t what)
+{
+	return what & (PAGE_SIZE - 1);
+}
+
+static inline unsigned xwhat_retired(uint32_t what)
+{
+	return what >> 16;
+}
+
+/* Added to it: the range of several accesses may cross a page, try them one by one. */
+#define XWHAT_PLAIN BIT(15)
 
 enum flags_at { FLAGS_DEAD, FLAGS_HOST, FLAGS_MEM };
 
@@ -56,10 +70,12 @@ struct xblock {
 	uint32_t version;
 	uint32_t hash_next; /* number + 1 */
 	uint64_t enter_host, enter_mem,
-		enter_jump; /* flags in the host's, in c->fl; and block_rip unknown */
+		enter_jump;  /* flags in the host's, in c->fl; and block_rip unknown */
+	uint64_t enter_poll; /* looks at attention first; 0: flags are alive here */
 	struct xedge edge[2];
 	uint8_t vec;     /* enum xvec it was made under */
 	bool flags_live; /* reads flags before it writes them all */
+	bool plain;      /* accesses are looked up one by one */
 	uint8_t nr_insns;
 	uint16_t nr_marks;
 	const struct xmark *marks;
