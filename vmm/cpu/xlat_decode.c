@@ -285,6 +285,17 @@ static enum kind system_kind(const struct insn *n)
 	}
 }
 
+static enum kind rep_kind(const struct insn *n)
+{
+	const ZydisDecodedInstruction *z = &n->z;
+
+	if (!(z->attributes & ZYDIS_ATTRIB_HAS_REP) || z->address_width != 64 ||
+	    (z->attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)))
+		return K_INTERP;
+	/* A4, A5: MOVS; AA, AB: STOS */
+	return (z->opcode & 0xfe) == 0xa4 || (z->opcode & 0xfe) == 0xaa ? K_REP : K_INTERP;
+}
+
 static enum kind classify(struct cpu *c, struct insn *n)
 {
 	const ZydisDecodedInstruction *z = &n->z;
@@ -323,6 +334,8 @@ static enum kind classify(struct cpu *c, struct insn *n)
 	default:
 		break;
 	}
+	if (z->meta.category == ZYDIS_CATEGORY_STRINGOP)
+		return rep_kind(n);
 	if (!category_is_plain(z) || mnemonic_is_special(z->mnemonic) || !operands_are_plain(n))
 		return K_INTERP;
 	/* BT and its like: the bit offset moves the address. */

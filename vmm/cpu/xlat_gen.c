@@ -614,6 +614,18 @@ static bool emit_sreg(struct gen *g, const struct insn *n)
 	return true;
 }
 
+static bool emit_rep(struct gen *g, struct insn *n)
+{
+	bool stores = (n->z.opcode & 0xfe) == 0xaa;
+	unsigned shift = n->z.opcode & 1 ? (unsigned)__builtin_ctz(n->z.operand_width / 8u) : 0;
+
+	spill_flags(g, n->live_in);
+	emit_gs_imm32(g->e, CPU_OFF(x.what), xwhat(n->off, g->index));
+	emit_mov_imm(g->e, S1, shift);
+	emit_call(g->e, g->x->tramp.rep[stores]);
+	return true;
+}
+
 /* --- jumps ------------------------------------------------------------------------------- */
 
 /* To the RIP in r10, whatever is there; flags are in c->fl. @n is what jumps. */
@@ -946,6 +958,8 @@ static bool emit_insn(struct gen *g, struct insn *n)
 		return emit_swapgs(g, n);
 	case K_SREG:
 		return emit_sreg(g, n);
+	case K_REP:
+		return emit_rep(g, n);
 	case K_CALL:
 		return emit_call_insn(g, n);
 	case K_RET:

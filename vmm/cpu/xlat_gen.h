@@ -26,6 +26,7 @@ enum kind {
 	K_STI,
 	K_SWAPGS,
 	K_SREG, /* MOV register, segment register */
+	K_REP,  /* REP MOVS, REP STOS */
 	K_CALL,
 	K_RET,
 	K_JMP,

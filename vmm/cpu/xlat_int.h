@@ -96,6 +96,7 @@ struct xtramp {
 	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, XEXIT_ATTEND */
 	uint64_t fill[2];        /* by write: fill the TLB for r11 bytes at the address in r10 */
 	uint64_t page[2];        /* by write: the same, and page cache slot r11 >> 16, too */
+	uint64_t rep[2]; /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
 	uint64_t vec_load, ret;
 };
 
@@ -123,6 +124,13 @@ enum xvec xlat_vec(const struct cpu *c); /* xlat.c */
 
 /* xlat_tramp.c */
 void xtramp_make(struct xlat *x);
+
+/*
+ * xlat_rep.c: elements of 1 << @shift bytes, upwards, by and with the registers in c->s.
+ * False: the interpreter shall go on where these have got to.
+ */
+bool xlat_rep_movs(struct cpu *c, unsigned shift);
+bool xlat_rep_stos(struct cpu *c, unsigned shift);
 
 /* xlat_gen.c: translate the block at (@hva, offset @off in its page) into *b. False: nothing. */
 int xgen_create(struct xlat *x, const struct host *h, int node);
