@@ -65,7 +65,7 @@ INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
 .PHONY: all lib unit guests initrd kernel lab check-lab bench-vcpu-create deps demo demo-run run \
-	check check-run check-long boot-kernels lockstep bench bench-engine bench-placement format format-check tidy \
+	check check-run check-long soak boot-kernels lockstep gate gate-renew bench bench-engine bench-placement format format-check tidy \
 	check-headers check-deps check-vectors fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
@@ -126,6 +126,11 @@ $B/tests/fuzz/fuzz_%: $B/tests/fuzz/fuzz_%.o $B/libsim.a $B/libalcazar.a
 	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $B/tests/lockstep/%: $B/tests/lockstep/%.o $B/tests/unit/compare.o $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+GATE_SRC := $(sort $(wildcard tests/gate/*.c))
+$B/tests/gate/gate: $(GATE_SRC:%.c=$B/%.o) $B/tests/unit/flat.o $B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
@@ -195,13 +200,23 @@ run: all kernel initrd ## boot the stock kernel; ARGS="..." adds flags
 check: ## everything a change must pass; ends with "N passed, N failed"
 	@tools/install-deps
 	@$(MAKE) --no-print-directory check-run
-check-run: all unit guests initrd kernel $B/tests/lockstep/boot
+check-run: all unit guests initrd kernel $B/tests/lockstep/boot $B/tests/gate/gate
 	@B=$B MODE=$(MODE) CC="$(CC)" tests/run $(TESTS)
+
+gate: $B/tests/gate/gate ## translated code against its committed instruction counts
+	@$<
+gate-renew: $B/tests/gate/gate ## commit to what translated code is now
+	@$< --print >$B/expected
+	@diff -u bench/engine/expected $B/expected || mv $B/expected bench/engine/expected
 
 check-long: ## what takes too long for every change
 	@tools/install-deps
 	@$(MAKE) --no-print-directory all unit guests initrd kernel
 	@B=$B MODE=$(MODE) CC="$(CC)" tests/run $(if $(TESTS),$(TESTS),long)
+
+soak: all initrd kernel ## stress-ng for DURATION seconds (7200), then self-modification for a tenth
+	@tools/fetch-stress-ng build/guest/stress-ng
+	@B=$B MODE=$(MODE) DURATION=$(or $(DURATION),7200) tests/run soak
 
 boot-kernels: all initrd ## boot the other kernels of the distribution
 	@B=$B MODE=$(MODE) tests/run kernels
@@ -312,4 +327,4 @@ clean: ## remove build/
 
 -include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
 -include $B/bench/placement.d
--include $(FUZZ_BIN:=.d) $(wildcard $G/*/*.d $G/*/rt/*.d)
+-include $(FUZZ_BIN:=.d) $(GATE_SRC:%.c=$B/%.d) $(wildcard $G/*/*.d $G/*/rt/*.d)

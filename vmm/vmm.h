@@ -49,12 +49,19 @@ struct vmm_config {
 	void (*console_ready)(void *arg);
 	/* A debugger's stop: vCPU @vcpu met a point; every vCPU parks. May be NULL. */
 	void (*debug_stop)(void *arg, unsigned vcpu, uint64_t detail);
+	/*
+	 * For profilers: @bytes of translated code were made at @code, for guest code
+	 * that @name names; from any vCPU's thread. May be NULL.
+	 */
+	void (*code_made)(void *arg, uint64_t code, size_t bytes, const char *name);
 	/* --trace insn: one line an instruction. May be NULL. */
 	void (*trace)(void *arg, const char *line);
+	bool sample_time;          /* the counters of time are kept */
 	bool count_insns;          /* the translator keeps STAT_INSNS exact, at a small cost */
 	uint64_t code_cache_bytes; /* the translator's, a vCPU; 0: its own choice */
 	/* The translator lets no fault handler see flags that nothing else will; slower. */
 	bool exact_flags;
+	bool tally_code; /* translated code counts its own instructions; slow. For tests */
 	bool trace_exits, trace_insns;
 	void *arg;
 };

@@ -161,27 +161,30 @@ void linux_mem_free(void *ctx, void *p, size_t bytes)
 		munmap(p, bytes);
 }
 
+/*
+ * One piece of shared memory, mapped twice. It has no file of its own, since profilers
+ * look for names (--perf-map) only where code comes from none.
+ */
 int linux_code_map(void *ctx, size_t bytes, int node, struct host_code *out)
 {
 	struct linux_host *h = ctx;
-	int fd = memfd_of("code", bytes);
-	void *rw, *rx;
-	int err = 0;
+	void *rw, *rx = MAP_FAILED;
+	int err;
 
-	if (fd < 0)
-		return fd;
-	rw = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	rx = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	if (rw == MAP_FAILED || rx == MAP_FAILED) {
+	if (!bytes)
+		return -EINVAL;
+	rw = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE,
+		  -1, 0);
+	if (rw != MAP_FAILED)
+		rx = mremap(rw, 0, bytes, MREMAP_MAYMOVE); /* from nothing: a second mapping */
+	if (rx == MAP_FAILED || mprotect(rx, bytes, PROT_READ | PROT_EXEC)) {
 		err = -errno;
-		if (rw != MAP_FAILED)
-			munmap(rw, bytes);
 		if (rx != MAP_FAILED)
 			munmap(rx, bytes);
-	}
-	close(fd); /* the mappings keep it */
-	if (err)
+		if (rw != MAP_FAILED)
+			munmap(rw, bytes);
 		return err;
+	}
 	(void)bind_to_node(h, rw, bytes, node, MPOL_PREFERRED);
 	*out = (struct host_code){ .rw = rw, .rx = rx, .bytes = bytes };
 	return 0;

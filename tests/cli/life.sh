@@ -180,6 +180,20 @@ check "trace of instructions" ends 11 --kernel exit5 --trace insn:trace
 check "has a line for each" test -s trace
 check "trace to a full device" ends 11 --kernel exit5 --trace insn:/dev/full
 
+# Each line: address, size, name.
+perf_map()
+{
+	local pid status
+	"$alcazar" run --quiet --engine soft --perf-map --kernel exit5 --memory 16M </dev/null &
+	pid=$!
+	wait "$pid"
+	grep -qE '^[0-9a-f]+ [0-9a-f]+ trampolines:0$' "/tmp/perf-$pid.map"
+	status=$?
+	rm -f "/tmp/perf-$pid.map"
+	return "$status"
+}
+check "names for perf" perf_map
+
 check "topology" bash -c '"$0" topology | grep -q "node 0"' "$alcazar"
 check "topology as JSON" bash -c '"$0" topology --json | grep -q "\"pus\""' "$alcazar"
 check "another machine's topology" bash -c \

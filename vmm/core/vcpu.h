@@ -40,6 +40,9 @@ enum vcpu_mode {
 	VCPU_SLEEPING /* in vcpu_wait() */
 };
 
+/* What an engine is doing in run(), in the order of STAT_CODE_US and on. */
+enum vcpu_doing { DOING_CODE, DOING_INTERP, DOING_TRANSLATE, DOING_MMU };
+
 /*
  * Interrupts on their way to a vCPU. Senders set bits, then post VCPU_INTR; the
  * vCPU's thread takes them with an exchange. level[] says which of the pending
@@ -87,9 +90,19 @@ struct vcpu {
 
 	/* The owner's. */
 	struct sched_entity sched;
-	int err; /* why the loop ended */
+	int err;               /* why the loop ended */
+	_Atomic uint8_t doing; /* enum vcpu_doing; the sampler reads it */
 	struct vcpu_stats stats __cacheline;
 };
+
+/* For the sampler, while the mode is VCPU_GUEST. Returns what it was. */
+static inline enum vcpu_doing vcpu_doing(struct vcpu *c, enum vcpu_doing now)
+{
+	uint8_t before = atomic_load_explicit(&c->doing, memory_order_relaxed);
+
+	atomic_store_explicit(&c->doing, (uint8_t)now, memory_order_relaxed);
+	return (enum vcpu_doing)before;
+}
 
 /* Any thread, any lock held. */
 void vcpu_post(struct vcpu *c, uint32_t events);

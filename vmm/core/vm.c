@@ -9,6 +9,7 @@
 #include "core/vm.h"
 
 #include "core/device_core.h"
+#include "core/sample.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -360,6 +361,8 @@ int vmm_start(struct vm *vm, char *why, size_t why_bytes)
 	if (!vm->pauses)
 		clock_start(&vm->clock);
 	lock_release(&vm->host, &vm->lock);
+	if (sampler_start(vm))
+		host_log(&vm->host, LOG_WARN, "no timer is left to sample what vCPUs do");
 	unpark_all(vm);
 	return 0;
 }
@@ -370,6 +373,7 @@ void vm_end_threads(struct vm *vm)
 
 	if (!vm->started)
 		return;
+	sampler_stop(vm);
 	post_all(vm, VCPU_STOP);
 	wake_parked(vm);
 	for (unsigned i = 0; i < vm->nr_vcpus; i++) {

@@ -53,6 +53,7 @@ struct vm {
 	uint64_t created_ns;
 
 	struct guest_clock clock;
+	struct sampler *sampler; /* NULL: nobody wants to know */
 
 	/* Interrupt lines: each guarded by its own lock. */
 	struct {

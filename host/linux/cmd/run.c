@@ -42,7 +42,7 @@ struct run {
 	struct placement placement;
 	char why_not_kvm[WHY_BYTES];
 	bool trace_exits, trace_insns;
-	FILE *trace;
+	FILE *trace, *perf_map;
 	struct console *console;
 	struct gdbserver *gdb;
 	struct vm *vm;
@@ -137,6 +137,21 @@ static int open_trace(struct run *r)
 	return 0;
 }
 
+/* Where perf looks for the names of code that has no file. */
+static int open_perf_map(struct run *r)
+{
+	char path[40];
+
+	if (!r->o.perf_map || r->o.dry_run)
+		return 0;
+	snprintf(path, sizeof(path), "/tmp/perf-%d.map", (int)getpid());
+	unlink(path); /* of a process long gone, or a trap */
+	r->perf_map = fopen(path, "wxe");
+	if (!r->perf_map)
+		return user_error("--perf-map: %s: cannot be written: %s", path, strerror(errno));
+	return 0;
+}
+
 static int make_plan(struct run *r)
 {
 	char why[WHY_BYTES] = "", label[LABEL_BYTES];
@@ -207,6 +222,14 @@ static void on_debug_stop(void *arg, unsigned vcpu, uint64_t detail)
 	gdbserver_stopped(r->gdb, vcpu, detail);
 }
 
+/* Threads come at the same time: each line is one call, which locks. */
+static void on_code_made(void *arg, uint64_t code, size_t bytes, const char *name)
+{
+	struct run *r = arg;
+
+	fprintf(r->perf_map, "%llx %zx %s\n", (unsigned long long)code, bytes, name);
+}
+
 static void on_trace(void *arg, const char *line)
 {
 	struct run *r = arg;
@@ -236,6 +259,7 @@ static int create_machine(struct run *r)
 		.prefault = r->o.prefault,
 		.reboot = r->o.reboot,
 		.count_insns = r->o.stats,
+		.sample_time = r->o.stats,
 		.code_cache_bytes = r->o.code_cache,
 		.kernel = r->kernel,
 		.initrd = r->initrd,
@@ -243,6 +267,7 @@ static int create_machine(struct run *r)
 		.console = on_console,
 		.console_ready = on_console_ready,
 		.debug_stop = r->gdb ? on_debug_stop : NULL,
+		.code_made = r->perf_map ? on_code_made : NULL,
 		.trace = r->trace ? on_trace : NULL,
 		.trace_exits = r->trace_exits,
 		.trace_insns = r->trace_insns,
@@ -444,6 +469,8 @@ static void release(struct run *r)
 	console_close(r->console);
 	if (r->trace && r->trace != stderr && fclose(r->trace))
 		user_error("trace file: %s: lines may be missing", strerror(errno));
+	if (r->perf_map && fclose(r->perf_map))
+		user_error("--perf-map: %s: names may be missing", strerror(errno));
 	if (r->signal_fd >= 0)
 		close(r->signal_fd);
 	image_unmap(&r->initrd);
@@ -467,6 +494,8 @@ static int prepare(struct run *r)
 		status = make_plan(r);
 	if (!status)
 		status = open_trace(r);
+	if (!status)
+		status = open_perf_map(r);
 	if (!status && !r->o.dry_run)
 		status = console_open(&r->console, r->o.console, label_of(r, "console", label));
 	if (!status && r->o.gdb_port && !r->o.dry_run)

@@ -71,6 +71,8 @@ static const struct option table[] = {
 	  .help = "serve the GDB remote protocol on 127.0.0.1:PORT" },
 	{ "trace", "WHAT[:FILE]", OPT_TEXT, OFFSET(trace),
 	  .help = "exits or insn: a line for each, to FILE or standard error" },
+	{ "perf-map", NULL, OPT_SWITCH, OFFSET(perf_map),
+	  .help = "name translated code for perf, in /tmp/perf-PID.map" },
 	{ "quiet", NULL, OPT_SWITCH, OFFSET(quiet),
 	  .help = "print errors only" },
 	{ "dry-run", NULL, OPT_SWITCH, OFFSET(dry_run), .flag_only = true,
