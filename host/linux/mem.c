@@ -150,6 +150,8 @@ void *linux_mem_alloc(void *ctx, size_t bytes, int node)
 		return NULL;
 	/* A preference: memory elsewhere is better than none. */
 	(void)bind_to_node(h, p, bytes, node, MPOL_PREFERRED);
+	/* Caches that are large for the worst case and mostly empty would be filled up. */
+	madvise(p, bytes, MADV_NOHUGEPAGE);
 	return p;
 }
 

@@ -140,15 +140,15 @@ static uint64_t rank_of(const struct topo_position *p)
 /* APIC IDs ascend with vCPUs, nodes follow each other, and no die lies in two of them. */
 static int check_position(struct builder *b, unsigned i)
 {
-	const struct topo_position *p = &b->r->position[i], *last = i ? p - 1 : NULL;
-	unsigned node = last ? last->node : 0;
+	const struct topo_position *p = &b->r->position[i], *last = i ? p - 1 : p;
+	unsigned node = i ? last->node : 0;
 
-	if (last && rank_of(p) <= rank_of(last))
+	if (i && rank_of(p) <= rank_of(last))
 		return refuse(b, "vCPU %u: its place in the guest is not above vCPU %u's", i,
 			      i - 1);
-	if (p->node != node && (!last || p->node != node + 1))
+	if (p->node != node && (!i || p->node != node + 1))
 		return refuse(b, "vCPU %u: in node %u, after node %u", i, p->node, node);
-	if (last && p->node != node && p->package == last->package && p->die == last->die)
+	if (i && p->node != node && p->package == last->package && p->die == last->die)
 		return refuse(b, "vCPU %u: its last-level cache would cross nodes %u and %u", i,
 			      node, p->node);
 	return 0;

@@ -73,7 +73,7 @@ void vm_request(struct vm *vm, enum vm_request r, int code)
 static void reset_machine(struct vm *vm)
 {
 	const struct boot_request *b = &vm->boot;
-	char why[128];
+	char why[sizeof(vm->result.detail)] = "";
 	int err;
 
 	for (unsigned i = 0; i < vm->nr_devs; i++)
@@ -86,8 +86,10 @@ static void reset_machine(struct vm *vm)
 		vm->engine->code_changed(vm, b->gmem->slot[i].gpa, b->gmem->slot[i].bytes);
 	if (!err)
 		err = vm->engine->set_state(vm->vcpu[0], &vm->boot_state);
-	if (err)
+	if (err) {
 		vm->result.end = VMM_ERROR;
+		memcpy(vm->result.detail, why, sizeof(why));
+	}
 	vm->result.code = err;
 	vm->result.resets++;
 }

@@ -18,9 +18,18 @@
 #include <errno.h>
 #include <stdio.h>
 
-#define CODE_BYTES MIB(32) /* unless the machine says otherwise */
-#define BLOCKS_MAX 65536u
-#define HASH_SIZE  32768u
+/* Unless the machine says otherwise: its vCPUs share the one, and each has the other at least. */
+#define CODE_BYTES     MIB(32)
+#define CODE_BYTES_MIN MIB(8)
+#define BLOCKS_MAX     65536u
+#define HASH_SIZE      32768u
+
+static uint64_t code_bytes(const struct vm *vm)
+{
+	if (vm->cfg.code_cache_bytes)
+		return MAX(vm->cfg.code_cache_bytes, VMM_CODE_CACHE_MIN);
+	return MAX(ALIGN_DOWN(CODE_BYTES / vm->nr_vcpus, PAGE_SIZE), CODE_BYTES_MIN);
+}
 
 /* Profilers of the host want names for what they find in the code cache. */
 static void tell_profiler(struct cpu *c, uint64_t code, const char *kind, uint64_t gva)
@@ -55,7 +64,6 @@ int xlat_create(struct cpu *c, int host_node)
 {
 	const struct host *h = &c->vm->host;
 	struct xlat *x = h->ops->alloc(h->ctx, sizeof(*x), host_node);
-	uint64_t bytes = c->vm->cfg.code_cache_bytes;
 	int err;
 
 	if (!x)
@@ -67,8 +75,7 @@ int xlat_create(struct cpu *c, int host_node)
 	if (!err && c->vm->cfg.tally_code)
 		err = xtally_create(c, host_node);
 	if (!err)
-		err = h->ops->code_map(h->ctx, MAX(bytes ? bytes : CODE_BYTES, VMM_CODE_CACHE_MIN),
-				       host_node, &x->code);
+		err = h->ops->code_map(h->ctx, code_bytes(c->vm), host_node, &x->code);
 	if (err) {
 		xlat_destroy(c);
 		return err;

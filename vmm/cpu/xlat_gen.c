@@ -817,7 +817,7 @@ static void cold_address(struct gen *g, const struct cold *k)
 		emit_bits_address(g, k->insn, S1, S2);
 	else
 		xgen_address(g, k->insn, S1, S2);
-	if (k->head && a->from_head)
+	if (a && k->head && a->from_head)
 		emit_lea(g->e, true, S1, S1, H_NONE, 0, a->from_head);
 }
 

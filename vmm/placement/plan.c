@@ -275,7 +275,7 @@ static unsigned collect_pus(const struct planner *p, const struct plan_candidate
 static void hand_out(const struct planner *p, const struct plan_candidate *c, struct handout *h,
 		     struct plan *out)
 {
-	unsigned mine[PLAN_VCPUS_MAX], v = 0;
+	unsigned mine[PLAN_VCPUS_MAX] = { 0 }, v = 0;
 
 	for (unsigned g = 0; g < c->nr; g++) {
 		unsigned next = 0;

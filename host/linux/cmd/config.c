@@ -53,7 +53,7 @@ static const char *read_all(int fd, struct config *c)
 	while (c->bytes <= FILE_BYTES_MAX) {
 		n = read(fd, c->data + c->bytes, FILE_BYTES_MAX + 1 - c->bytes);
 		if (n < 0)
-			return strerror(errno);
+			return errno == EISDIR ? "a directory: name a file" : strerror(errno);
 		if (!n)
 			return NULL;
 		c->bytes += (size_t)n;
@@ -99,7 +99,8 @@ static int note_key(struct config *c, const yaml_node_t *key, unsigned *index)
 		return complain_at(c, at, what);
 	}
 	if (c->line[i]) {
-		snprintf(what, sizeof(what), "%s: is there already, on line %u", name, c->line[i]);
+		snprintf(what, sizeof(what), "%s: is there already, on line %u: keep one", name,
+			 c->line[i]);
 		return complain_at(c, at, what);
 	}
 	c->line[i] = (unsigned)at->line + 1;

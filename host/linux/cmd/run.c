@@ -283,6 +283,9 @@ static int create_machine(struct run *r)
 	memcpy(cfg.cpu_overrides, r->overrides, sizeof(r->overrides));
 	if (vmm_create(&r->host, &cfg, &r->vm, why, sizeof(why)))
 		return user_error("%s", why);
+	/* Only a reset reads them again. */
+	image_rest(&r->kernel);
+	image_rest(&r->initrd);
 	if (*r->why_not_kvm)
 		host_log(&r->host, LOG_INFO, "taking the software engine: %s", r->why_not_kvm);
 	return 0;

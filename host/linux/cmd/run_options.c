@@ -56,7 +56,7 @@ static const struct option table[] = {
 	{ "prefault", NULL, OPT_SWITCH, OFFSET(prefault),
 	  .help = "populate all guest memory before the start" },
 	{ "code-cache", "SIZE", OPT_SIZE, OFFSET(code_cache), .min = VMM_CODE_CACHE_MIN,
-	  .max = GIB(1), .help = "translated code a CPU keeps, software engine (32M)" },
+	  .max = GIB(1), .help = "translated code a CPU keeps, software engine (8M to 32M)" },
 	{ "config", "FILE.yaml", OPT_TEXT, OFFSET(config), .flag_only = true,
 	  .help = "read options from a file; keys are these names, flags override" },
 	{ "console", "WHERE", OPT_TEXT, OFFSET(console),

@@ -78,8 +78,9 @@ static int check_caps(int fd, char *why, size_t why_bytes)
 	int version = kvm_ioctl_n(fd, KVM_GET_API_VERSION, 0);
 
 	if (version != API_VERSION) {
-		snprintf(why, why_bytes, KVM_DEVICE ": API version %d, not %d: take another kernel",
-			 version, API_VERSION);
+		snprintf(why, why_bytes,
+			 KVM_DEVICE ": no KVM of version %d (%d): take another kernel", API_VERSION,
+			 version);
 		return -ENOTSUP;
 	}
 	for (unsigned i = 0; i < nr_kvm_caps; i++) {
