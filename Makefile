@@ -37,6 +37,7 @@ LIBS	:= -lZydis -lZycore -lhwloc -lnuma -lcyaml -lyaml -ljansson -llz4 -lzstd -l
 
 LIB_SRC	 := $(sort $(wildcard vmm/*/*.c host/linux/*.c host/linux/kvm/*.c))
 CMD_SRC	 := $(sort $(wildcard host/linux/cmd/*.c))
+PIN_SRC	 := $(sort $(wildcard tools/pin_cores/*.c))
 SIM_SRC	 := $(sort $(wildcard host/sim/*.c))
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_LIB := $(sort $(filter-out $(UNIT_SRC),$(wildcard tests/unit/*.c)))
@@ -49,6 +50,7 @@ GUEST_RT  := $(sort $(wildcard tests/guest/rt/*.c tests/guest/rt/*.S))
 
 LIB_OBJ	 := $(LIB_SRC:%.c=$B/%.o)
 CMD_OBJ	 := $(CMD_SRC:%.c=$B/%.o)
+PIN_OBJ	 := $(PIN_SRC:%.c=$B/%.o)
 SIM_OBJ	 := $(SIM_SRC:%.c=$B/%.o)
 UNIT_BIN := $(UNIT_SRC:%.c=$B/%)
 FUZZ_BIN := $(FUZZ_SRC:%.c=$B/%)
@@ -63,7 +65,7 @@ GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 .DELETE_ON_ERROR:
 .PRECIOUS: $B/%.o $G/64/%.o $G/32/%.o build/tests/initrd/%
 
-all: $B/libalcazar.a $B/libalcazar.so $B/alcazar ## libalcazar and the alcazar command (default)
+all: $B/libalcazar.a $B/libalcazar.so $B/alcazar $B/pin_cores ## libalcazar, alcazar and pin_cores (default)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | sort | expand -t 16
@@ -81,6 +83,10 @@ $B/libalcazar.so: $(LIB_OBJ)
 $B/alcazar: $(CMD_OBJ) $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+# It has words, options and reports in common with the command.
+$B/pin_cores: $(PIN_OBJ) $(filter-out %/main.o,$(CMD_OBJ)) $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lm
 $B/libsim.a: $(SIM_OBJ)
 	@rm -f $@
 	$(call say,AR)
@@ -244,7 +250,7 @@ format: ## let clang-format have its way
 format-check: ## is it as clang-format would have it?
 	@clang-format --dry-run --Werror $(C_ALL)
 tidy: ## clang-tidy over library and command
-	@clang-tidy --quiet $(LIB_SRC) $(CMD_SRC) -- $(CSTD) $(DEFS) $(INC)
+	@clang-tidy --quiet $(LIB_SRC) $(CMD_SRC) $(PIN_SRC) -- $(CSTD) $(DEFS) $(INC)
 check-headers: ## every header compiles alone
 	@for h in $(H_ALL); do \
 		$(CC) $(CSTD) $(WARN) $(DEFS) $(INC) -fsyntax-only -x c $$h || exit 1; done
@@ -277,7 +283,7 @@ HEADERS	= $(filter %.h,$(shell $(CC) -MM $(DEFS) $(INC) vmm/vmm.h host/linux/hos
 install: all ## install below PREFIX (/usr/local), DESTDIR respected
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig \
 		$(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 755 $B/alcazar $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $B/alcazar $B/pin_cores $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $B/libalcazar.a $(DESTDIR)$(PREFIX)/lib
 	install -m 755 $B/libalcazar.so $(DESTDIR)$(PREFIX)/lib/libalcazar.so.$(VERSION)
 	ln -sf libalcazar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libalcazar.so.0
@@ -290,12 +296,14 @@ install: all ## install below PREFIX (/usr/local), DESTDIR respected
 		>$(DESTDIR)$(PREFIX)/lib/pkgconfig/alcazar.pc
 	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 uninstall: ## undo install
-	rm -rf $(DESTDIR)$(PREFIX)/bin/alcazar $(DESTDIR)$(PREFIX)/lib/libalcazar.* \
+	rm -rf $(DESTDIR)$(PREFIX)/bin/alcazar $(DESTDIR)$(PREFIX)/bin/pin_cores \
+		$(DESTDIR)$(PREFIX)/lib/libalcazar.* \
 		$(DESTDIR)$(PREFIX)/lib/pkgconfig/alcazar.pc $(DESTDIR)$(PREFIX)/include/alcazar \
-		$(DESTDIR)$(PREFIX)/share/man/man1/alcazar*.1
+		$(DESTDIR)$(PREFIX)/share/man/man1/alcazar*.1 \
+		$(DESTDIR)$(PREFIX)/share/man/man1/pin_cores.1
 clean: ## remove build/
 	rm -rf build
 
--include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
+-include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(PIN_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
 -include $B/bench/placement.d
 -include $(FUZZ_BIN:=.d) $(wildcard $G/*/*.d $G/*/rt/*.d)

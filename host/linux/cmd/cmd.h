@@ -23,6 +23,9 @@ int cmd_run(int argc, char **argv);
 int cmd_topology(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 
+/* Begins what is said of errors, and usage; tools that are made of these files have their own. */
+extern const char *program_name;
+
 /* One line on standard error; returns STATUS_USER. */
 int user_error(const char *fmt, ...) __printf(1, 2);
 /* The same for what is nobody's fault but ours. */

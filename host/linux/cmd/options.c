@@ -71,7 +71,8 @@ static int find_flag(const struct option_set *s, const char *name, bool *negated
 
 static int unknown_flag(const struct option_set *s, const char *arg)
 {
-	return user_error("%s: no such option: `alcazar %s --help` lists them", arg, s->command);
+	return user_error("%s: no such option: `%s %s --help` lists them", arg, program_name,
+			  s->command);
 }
 
 /* One flag at argv[*at], which moves past its value. */
@@ -265,7 +266,8 @@ const char *options_label(const struct option_set *s, const char *name, char *bu
 
 void options_help(const struct option_set *s)
 {
-	printf("usage: alcazar %s [OPTION]...\n\n%s\n\noptions:\n", s->command, s->summary);
+	printf("usage: %s %s [OPTION]...\n\n%s\n\noptions:\n", program_name, s->command,
+	       s->summary);
 	for (unsigned i = 0; i < s->nr; i++) {
 		const struct option *o = &s->table[i];
 		bool negative = !strncmp(o->help, "no: ", 4);
