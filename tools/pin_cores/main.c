@@ -17,6 +17,10 @@ static const struct subcommand {
 	const char *help;
 } subcommands[] = {
 	{ "show", cmd_show, "the host and the machines on it, as a tree, a picture or JSON" },
+	{ "plan", cmd_plan, "where something would run" },
+	{ "explain", cmd_explain, "the same, with what it costs and what was rejected" },
+	{ "apply", cmd_apply, "bind the threads of a machine or program, move its memory" },
+	{ "verify", cmd_verify, "are threads and memory where they were planned?" },
 };
 
 const char *const pin_policies[] = { "balanced", "compact", "spread", "isolate", NULL };
@@ -28,9 +32,23 @@ int pin_options_get(struct option_set *set, int argc, char **argv, struct pin_op
 	o->run.dry_run = true; /* nothing here starts a machine: --topology is always welcome */
 	if (!status)
 		status = options_apply(set, o);
-	if (!status && o->run.help)
+	if (!status && o->run.help) {
 		options_help(set);
+		status = finish_output(0);
+	}
 	return status;
+}
+
+const char *pin_take_name(int *argc, char ***argv)
+{
+	const char *name;
+
+	if (*argc < 2 || (*argv)[1][0] == '-')
+		return NULL;
+	name = (*argv)[1];
+	--*argc;
+	++*argv; /* the name is now what a command's own name is to its options: not looked at */
+	return name;
 }
 
 int pin_scene(const struct pin_options *o, struct scene *s)

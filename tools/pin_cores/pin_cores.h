@@ -15,7 +15,7 @@
 /* What the options of all subcommands are read into; each has a table of those it takes. */
 struct pin_options {
 	struct run_options run; /* the planner's words; first, for the tables' offsets */
-	unsigned pid, interval_ms, memory_policy;
+	unsigned pid, interval_ms, memory_policy, local;
 	const char *svg, *plan_file;
 	bool load, move_memory, once, hints;
 };
@@ -56,7 +56,14 @@ extern const char *const pin_policies[]; /* names of enum plan_policy, NULL-term
  */
 int pin_options_get(struct option_set *set, int argc, char **argv, struct pin_options *o);
 
+/* A machine's name before the flags, taken off the arguments; NULL: there is none. */
+const char *pin_take_name(int *argc, char ***argv);
+
 int cmd_show(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
+int cmd_explain(int argc, char **argv);
+int cmd_apply(int argc, char **argv);
+int cmd_verify(int argc, char **argv);
 
 /*
  * The host at hand, or that of --topology, into @s; @live: with those who run there,
