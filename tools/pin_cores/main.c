@@ -21,6 +21,7 @@ static const struct subcommand {
 	{ "explain", cmd_explain, "the same, with what it costs and what was rejected" },
 	{ "apply", cmd_apply, "bind the threads of a machine or program, move its memory" },
 	{ "verify", cmd_verify, "are threads and memory where they were planned?" },
+	{ "run", cmd_launch, "a command whose threads are bound as they appear" },
 };
 
 const char *const pin_policies[] = { "balanced", "compact", "spread", "isolate", NULL };

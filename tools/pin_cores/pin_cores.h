@@ -64,6 +64,8 @@ int cmd_plan(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
 int cmd_apply(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_launch(int argc, char **argv);
+int cmd_watch(int argc, char **argv);
 
 /*
  * The host at hand, or that of --topology, into @s; @live: with those who run there,
