@@ -22,6 +22,7 @@ static const struct subcommand {
 	{ "apply", cmd_apply, "bind the threads of a machine or program, move its memory" },
 	{ "verify", cmd_verify, "are threads and memory where they were planned?" },
 	{ "run", cmd_launch, "a command whose threads are bound as they appear" },
+	{ "watch", cmd_watch, "threads, live: PUs, migrations, load, locality" },
 };
 
 const char *const pin_policies[] = { "balanced", "compact", "spread", "isolate", NULL };
