@@ -217,8 +217,8 @@ static void common(const struct pu_set *a, const struct pu_set *b, struct pu_set
 		out->word[i] = a->word[i] & b->word[i];
 }
 
-const char *claims_sharers(const struct claims *c, const struct pu_set *pus, char *buf,
-			   size_t bytes)
+const char *claims_sharers(const struct claims *c, const struct pu_set *pus, const char *word,
+			   char *buf, size_t bytes)
 {
 	static const char more[] = ", and others";
 	size_t at = 0;
@@ -234,9 +234,9 @@ const char *claims_sharers(const struct claims *c, const struct pu_set *pus, cha
 			common(&c->claim[o->first].pus, pus, &both);
 		if (!pu_set_count(&both))
 			continue;
-		n = snprintf(text, sizeof(text), "%s%s %s with %s", at ? ", " : "",
+		n = snprintf(text, sizeof(text), "%s%s %s %s %s", at ? ", " : "",
 			     pu_set_count(&both) > 1 ? "PUs" : "PU",
-			     pu_list_text(&both, list, sizeof(list)), o->label);
+			     pu_list_text(&both, list, sizeof(list)), word, o->label);
 		if (at + (size_t)n + sizeof(more) > bytes) {
 			snprintf(buf + at, bytes - at, "%s", at ? more : "others");
 			break;

@@ -41,8 +41,11 @@ int claims_read(struct claims *c, struct ledger *l, const struct machine_model *
 		const char *except);
 void claims_free(struct claims *c); /* zeroed again */
 
-/* "PUs 0-1 with web (process 4711), PU 3 with ...": who is where @pus are; empty: nobody. */
-const char *claims_sharers(const struct claims *c, const struct pu_set *pus, char *buf,
-			   size_t bytes);
+/*
+ * Who is where @pus are, @word being "with" or "by": "PUs 0-1 with web (process 4711),
+ * PU 3 with ...". Empty if nobody is. Returns @buf.
+ */
+const char *claims_sharers(const struct claims *c, const struct pu_set *pus, const char *word,
+			   char *buf, size_t bytes);
 
 #endif

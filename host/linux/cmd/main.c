@@ -13,6 +13,7 @@ static const struct subcommand {
 	const char *help;
 } subcommands[] = {
 	{ "run", cmd_run, "boot a guest and stay with it until it ends" },
+	{ "ps", cmd_ps, "show the machines that run, and what they have" },
 	{ "topology", cmd_topology, "show the host: packages, nodes, caches, cores, PUs" },
 	{ "doctor", cmd_doctor, "say what this host has for machines, and what is amiss" },
 };
