@@ -29,11 +29,7 @@ enum xlat_result xlat_run(struct cpu *c);
 void xlat_sync(struct cpu *c);
 
 /* ASIDs or CPL have changed: what emitted code tests follows. */
-static inline void xlat_asid_changed(struct cpu *c)
-{
-	c->x.jump_key = c->asid << 48;
-	c->x.user = c->cpl != 0;
-}
+void xlat_asid_changed(struct cpu *c);
 
 /* ASIDs begin anew. */
 void xlat_asids_reused(struct cpu *c);

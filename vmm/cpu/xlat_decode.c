@@ -38,8 +38,31 @@ static bool is_vec(ZydisRegister r)
 	}
 }
 
+/* All that computes on vectors and opmasks; whole states and gathers have other operands. */
+static bool is_wide_vec(const ZydisDecodedInstruction *z)
+{
+	switch (z->meta.isa_ext) {
+	case ZYDIS_ISA_EXT_AVX:
+	case ZYDIS_ISA_EXT_AVX2:
+	case ZYDIS_ISA_EXT_AVX512EVEX:
+	case ZYDIS_ISA_EXT_AVX512VEX:
+	case ZYDIS_ISA_EXT_AVXAES:
+	case ZYDIS_ISA_EXT_F16C:
+	case ZYDIS_ISA_EXT_FMA:
+	case ZYDIS_ISA_EXT_VAES:
+	case ZYDIS_ISA_EXT_VPCLMULQDQ:
+		return true;
+	case ZYDIS_ISA_EXT_GFNI:
+		return z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+	default:
+		return false;
+	}
+}
+
 static bool category_is_plain(const ZydisDecodedInstruction *z)
 {
+	if (is_wide_vec(z))
+		return true;
 	switch (z->meta.category) {
 	case ZYDIS_CATEGORY_BINARY:
 	case ZYDIS_CATEGORY_LOGICAL:
@@ -122,6 +145,9 @@ static void note_flags(struct insn *n)
 	n->writes = (uint16_t)((f->modified | f->set_0 | f->set_1 | f->undefined) & FLAGS_ALL);
 	if (writes_flags_always(n))
 		n->kills = n->writes;
+	/* The manual leaves others undefined; processors leave them as they are. */
+	if (n->z.meta.category == ZYDIS_CATEGORY_BITBYTE)
+		n->kills &= ZYDIS_CPUFLAG_CF;
 }
 
 /* A plain instruction that can keep its form; operands decide. */
@@ -222,6 +248,16 @@ static bool has_own_flags(const struct insn *n)
 	       n->operand[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && n->operand[1].imm.value.u != 1;
 }
 
+static enum xvec vec_needed(const ZydisDecodedInstruction *z)
+{
+	if (!is_wide_vec(z))
+		return XVEC_SSE;
+	return z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ||
+			       z->meta.isa_ext == ZYDIS_ISA_EXT_AVX512VEX
+		       ? XVEC_AVX512
+		       : XVEC_AVX;
+}
+
 /* System instructions that are a few moves, once the privilege is checked. */
 static enum kind system_kind(const struct insn *n)
 {
@@ -295,12 +331,11 @@ static enum kind classify(struct cpu *c, struct insn *n)
 		return K_INTERP;
 	if (z->meta.category == ZYDIS_CATEGORY_X87_ALU || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
 	    z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
-	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR ||
+	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR || is_wide_vec(z) ||
 	    (z->meta.category == ZYDIS_CATEGORY_CONVERT &&
 	     z->attributes & ZYDIS_ATTRIB_HAS_MODRM)) /* MXCSR, even from memory to RAX */
 		n->vec = true;
-	/* What lies beyond FXSAVE's reach stays in memory: see xlat_tramp.c. */
-	if (n->vec && (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || !xlat_vec_ok(c)))
+	if (n->vec && xlat_vec(c) < vec_needed(z))
 		return K_INTERP;
 	return z->attributes & ZYDIS_ATTRIB_HAS_MODRM ? K_PLAIN : K_OPREG;
 }

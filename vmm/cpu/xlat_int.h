@@ -58,7 +58,7 @@ struct xblock {
 	uint64_t enter_host, enter_mem,
 		enter_jump; /* flags in the host's, in c->fl; and block_rip unknown */
 	struct xedge edge[2];
-	bool vec_ok;     /* made when vector instructions could be executed */
+	uint8_t vec;     /* enum xvec it was made under */
 	bool flags_live; /* reads flags before it writes them all */
 	uint8_t nr_insns;
 	uint16_t nr_marks;
@@ -91,6 +91,7 @@ struct xlat {
 	unsigned nr_blocks;
 	unsigned flushes; /* when it changes, blocks and edges have gone */
 	uint32_t *hash;
+	uint32_t xsave_mask;     /* components the guest is offered; 0: FXSAVE will do */
 	bool counts;             /* c->insns is kept: costs three instructions a block */
 	uint32_t seen;           /* codemap invalidations taken into account */
 	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */
@@ -98,8 +99,10 @@ struct xlat {
 	struct gen *gen;
 };
 
-/* xlat.c: may vector instructions be executed without a look at control registers? */
-bool xlat_vec_ok(const struct cpu *c);
+/* Which vector instructions can be executed without a look at control registers. */
+enum xvec { XVEC_NONE, XVEC_SSE, XVEC_AVX, XVEC_AVX512 };
+
+enum xvec xlat_vec(const struct cpu *c); /* xlat.c */
 
 /* xlat_tramp.c */
 void xtramp_make(struct xlat *x);
