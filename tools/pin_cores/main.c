@@ -31,6 +31,7 @@ int pin_options_get(struct option_set *set, int argc, char **argv, struct pin_op
 {
 	int status = options_from_args(set, argc, argv);
 
+	o->run.foreign = true;
 	o->run.dry_run = true; /* nothing here starts a machine: --topology is always welcome */
 	if (!status)
 		status = options_apply(set, o);

@@ -47,7 +47,9 @@ extern const char *const pin_policies[]; /* names of enum plan_policy, NULL-term
 	{ "pin", "WHO:WHERE", OPT_LIST, PIN_OFFSET(run.pin),                                   \
 	  .help = "0-7:node0, 8:core3, 9:4-7, 10:0xf0; repeated or joined by commas" },        \
 	{ "exclusive", NULL, OPT_SWITCH, PIN_OFFSET(run.exclusive),                            \
-	  .help = "refuse rather than share a PU" }
+	  .help = "refuse rather than share a PU" },                                           \
+	{ "foreign", NULL, OPT_SWITCH, PIN_OFFSET(run.foreign),                                \
+	  .help = "no: do not look for machines of other VMMs" }
 /* clang-format on */
 
 /*

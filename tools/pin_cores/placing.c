@@ -2,7 +2,6 @@
 #include "placing.h"
 
 #include "host/linux/cmd/cmd.h"
-#include "host/linux/pu_list.h"
 
 #include <errno.h>
 
@@ -61,9 +60,9 @@ static int refuse_ours(const struct placing *p)
 	return 0;
 }
 
-static int read_claims(struct placing *p, enum placing_use use)
+static int read_claims(struct placing *p, enum placing_use use, bool foreign)
 {
-	int status, err = claims_look_around(&p->claims);
+	int status, err = foreign ? claims_look_around(&p->claims) : 0;
 
 	if (err)
 		return internal_error("cannot tell what runs here: %s", strerror(-err));
@@ -91,7 +90,7 @@ int placing_begin(struct placing *p, const struct pin_options *o, enum placing_u
 	if (!status)
 		status = pin_scene(o, &p->scene);
 	if (!status && !o->run.topology)
-		status = read_claims(p, use);
+		status = read_claims(p, use, o->run.foreign);
 	if (!status && use == PLACING_LOOK)
 		placing_unlock(p);
 	if (!status && p->has_subject)
@@ -134,17 +133,21 @@ static void warn_of_sharing(const struct placing *p)
 {
 	const struct plan *plan = &p->plan;
 	struct pu_set shared = { 0 };
-	char sharers[512], list[256];
+	char sharers[512];
+	unsigned nr = 0;
 
-	for (unsigned i = 0; i < plan->nr_vcpus; i++)
-		if (plan->vcpu[i].shared)
-			pu_set_add(&shared, plan->vcpu[i].pu);
-	if (!pu_set_count(&shared))
+	for (unsigned i = 0; i < plan->nr_vcpus; i++) {
+		if (!plan->vcpu[i].shared)
+			continue;
+		pu_set_add(&shared, plan->vcpu[i].pu);
+		nr++;
+	}
+	if (!nr)
 		return;
-	claims_sharers(&p->claims, &shared, sharers, sizeof(sharers));
-	user_error("warning: %u %ss share: %s%s", plan->nr_vcpus,
-		   p->has_subject ? p->subject.unit : "vCPU", sharers[0] ? sharers : "PUs ",
-		   sharers[0] ? "" : pu_list_text(&shared, list, sizeof(list)));
+	claims_sharers(&p->claims, &shared, "with", sharers, sizeof(sharers));
+	user_error("warning: %u of %u %ss share %u PU%s%s%s", nr, plan->nr_vcpus,
+		   p->has_subject ? p->subject.unit : "vCPU", pu_set_count(&shared),
+		   pu_set_count(&shared) == 1 ? "" : "s", sharers[0] ? ": " : "", sharers);
 }
 
 int placing_plan(struct placing *p, struct option_set *set, struct pin_options *o)
