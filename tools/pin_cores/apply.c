@@ -58,15 +58,14 @@ static int check_plan(const struct placing *p, const char *path)
 	return 0;
 }
 
-static int take_plan(struct placing *p, const char *path)
+/* Before anything is locked: what is read may be a pipe, from one who has to plan first. */
+static int read_plan(struct placing *p, const char *path)
 {
 	struct record *r = calloc(1, sizeof(*r));
 	int status = r ? record_read(path, r) : internal_error("out of memory");
 
-	if (!status) {
+	if (!status)
 		p->plan = r->plan;
-		status = check_plan(p, path);
-	}
 	free(r);
 	return status;
 }
@@ -252,10 +251,12 @@ static int act(struct placing *p, struct option_set *set, struct pin_options *o)
 {
 	struct mover_result moved = { 0 };
 	unsigned others = 0;
-	int status = placing_begin(p, o, PLACING_ACT);
+	int status = o->plan_file ? read_plan(p, o->plan_file) : 0;
 
 	if (!status)
-		status = o->plan_file ? take_plan(p, o->plan_file) : placing_plan(p, set, o);
+		status = placing_begin(p, o, PLACING_ACT);
+	if (!status)
+		status = o->plan_file ? check_plan(p, o->plan_file) : placing_plan(p, set, o);
 	if (!status && !subject_lives(&p->subject))
 		status = user_error("process %d: has ended meanwhile", (int)o->pid);
 	if (!status)

@@ -1,4 +1,4 @@
-/* words.c - how every subcommand, and every tool, complains, finishes its output and writes sizes. */
+/* words.c - how subcommands and tools complain, finish their output and write sizes. */
 #include "cmd.h"
 
 #include <errno.h>
