@@ -116,6 +116,10 @@ $B/tests/unit/test_cmd_%: $B/tests/unit/test_cmd_%.o $(filter-out %/main.o,$(CMD
 		$B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+$B/tests/unit/test_pin_%: $B/tests/unit/test_pin_%.o $(filter-out %/main.o,$(PIN_OBJ) $(CMD_OBJ)) \
+		$B/libsim.a $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lm -lcmocka
 # It has the machine of the unit tests.
 $B/tests/fuzz/replay_code: $B/tests/fuzz/fuzz_code.o $B/tests/fuzz/replay.o \
 		$B/tests/unit/flat.o $B/libsim.a $B/libalcazar.a
