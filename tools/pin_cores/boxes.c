@@ -122,13 +122,13 @@ static void arrange(struct box *b, const struct box_style *style, unsigned colum
 	b->h = y + row_h + style->pad;
 }
 
-/* How far from what is aimed at; holes in the last row look worse than a long box. */
+/* How far from what is aimed at; holes in the last row look worse than a box too long. */
 static double ugliness(const struct box *b, const struct box_style *style, unsigned children,
 		       unsigned columns)
 {
 	unsigned holes = (columns - children % columns) % columns;
 
-	return fabs(log(b->w / b->h / style->aspect)) + 2.0 * holes / children;
+	return fabs(log(b->w / b->h / style->aspect)) + (holes ? 0.2 + 4.0 * holes / children : 0);
 }
 
 static void layout(struct box *b, const struct box_style style[BOX_KINDS])

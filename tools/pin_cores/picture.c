@@ -362,27 +362,29 @@ static void draw_box(struct picture *p, const struct box *b)
 
 /* --- the legend -------------------------------------------------------------------------- */
 
-/* "4G on node 0, 2G on node 1", or as much of it as fits. */
+/* "4G on node 0, 2G on node 1"; of more nodes, how many. */
 static void list_memory(const struct scene *s, const struct actor *a, char *buf, size_t bytes)
 {
 	char size[SIZE_TEXT];
+	unsigned nodes = 0;
 	size_t at = 0;
 
-	snprintf(buf, bytes, "no memory");
-	for (unsigned i = 0; i < s->m.nr_nodes && at < bytes; i++)
+	for (unsigned i = 0; i < s->m.nr_nodes; i++)
+		nodes += a->node_bytes[i] != 0;
+	snprintf(buf, bytes, nodes ? "%s on %u nodes" : "no memory",
+		 size_text(actor_bytes(s, a), size), nodes);
+	for (unsigned i = 0; i < s->m.nr_nodes && nodes <= 2 && at < bytes; i++)
 		if (a->node_bytes[i])
 			at += (size_t)snprintf(buf + at, bytes - at, "%s%s on node %u",
 					       at ? ", " : "", size_text(a->node_bytes[i], size),
 					       s->m.node[i].os_index);
-	if (at >= bytes)
-		memcpy(buf + bytes - 4, "...", 4);
 }
 
 static double legend_actor(struct picture *p, unsigned i, double x, double y)
 {
 	const struct actor *a = &p->s->actor[i];
 	unsigned bound = actor_bound(p->s, a);
-	char memory[44], buf[128], pid[32] = "", loose[48] = "";
+	char memory[64], buf[128], pid[32] = "", loose[48] = "";
 
 	if (a->pid)
 		snprintf(pid, sizeof(pid), ", pid %d", (int)a->pid);
@@ -470,7 +472,7 @@ static double legend_keys(struct picture *p, double x, double y)
 		text(p, x + 24, y + 12, "class=\"s\"", "how busy a PU is");
 		y += 22;
 	}
-	return y + 14;
+	return y + 30;
 }
 
 /* From what is near, pale, to what is far. */
@@ -512,14 +514,6 @@ static double legend_matrix(struct picture *p, double x, double y)
 				    machine_distance(m, i, j), nearest, farthest);
 	}
 	return y + 12 + cell * m->nr_nodes;
-}
-
-/* Returns where it ends. */
-static double draw_legend(struct picture *p, double x, double y)
-{
-	y = legend_actors(p, x, y);
-	y = legend_keys(p, x, y);
-	return legend_matrix(p, x, y);
 }
 
 /* --- the page ---------------------------------------------------------------------------- */
@@ -571,37 +565,77 @@ static void choose_style(struct picture *p)
 	p->style[BOX_PU] = (struct box_style){ .head = p->cell, .min_w = p->cell, .aspect = 1 };
 }
 
-/* How high the legend is, found by drawing it to nowhere. */
-static double legend_height(const struct picture *p)
+/*
+ * Who is there stands right of the machine, and what the signs mean below that; or
+ * below the machine, where that makes the page less high.
+ */
+struct page {
+	double machine_w, machine_h;
+	double actors_h, keys_h, matrix_h;
+	bool keys_below;
+	double w, h;
+};
+
+/* How high something is, found by drawing it to nowhere. */
+static double height_of(const struct picture *p, FILE *nowhere,
+			double (*draw)(struct picture *p, double x, double y))
 {
 	struct picture dry = *p;
-	double y;
 
-	dry.out = fopen("/dev/null", "we");
-	if (!dry.out)
-		return 0;
-	y = draw_legend(&dry, 0, 0);
-	fclose(dry.out);
-	return y;
+	dry.out = nowhere;
+	return draw(&dry, 0, 0);
+}
+
+static void set_page(const struct picture *p, const struct box *root, struct page *page)
+{
+	FILE *nowhere = fopen("/dev/null", "we");
+	double beside, below;
+
+	*page = (struct page){ .machine_w = MAX(root->w, 280), .machine_h = root->h };
+	if (nowhere) {
+		page->actors_h = height_of(p, nowhere, legend_actors);
+		page->keys_h = height_of(p, nowhere, legend_keys);
+		page->matrix_h = height_of(p, nowhere, legend_matrix);
+		fclose(nowhere);
+	}
+	beside = MAX(page->machine_h, page->actors_h + page->keys_h + page->matrix_h + 10);
+	below = MAX(page->machine_h, page->actors_h) + LEGEND_GAP +
+		MAX(page->keys_h, page->matrix_h);
+	page->keys_below = below < beside && page->machine_w >= 2 * LEGEND_W;
+	page->w = MARGIN + page->machine_w + LEGEND_GAP + LEGEND_W + MARGIN;
+	page->h = MARGIN + TITLE_H + (page->keys_below ? below : beside) + MARGIN;
+}
+
+static void draw_legend(struct picture *p, const struct page *page)
+{
+	double right = page->machine_w + LEGEND_GAP;
+	double low = MAX(page->machine_h, page->actors_h) + LEGEND_GAP;
+
+	legend_actors(p, right, 10);
+	if (page->keys_below) {
+		legend_keys(p, 0, low);
+		legend_matrix(p, LEGEND_W + LEGEND_GAP, low + 12);
+	} else {
+		legend_matrix(p, right, legend_keys(p, right, page->actors_h + 10));
+	}
 }
 
 int picture_draw(FILE *out, const struct scene *s)
 {
 	struct picture p = { .out = out, .s = s };
 	struct box *root;
-	double w, h;
+	struct page page;
 
 	choose_style(&p);
 	root = boxes_make(&s->m, p.style);
 	if (!root)
 		return -ENOMEM;
-	w = MARGIN + MAX(root->w, 280) + LEGEND_GAP + LEGEND_W + MARGIN;
-	h = MARGIN + TITLE_H + MAX(root->h, legend_height(&p)) + MARGIN;
-	begin(&p, w, h);
+	set_page(&p, root, &page);
+	begin(&p, page.w, page.h);
 	title(&p);
 	fprintf(out, "<g transform=\"translate(%.1f %.1f)\">\n", MARGIN, MARGIN + TITLE_H);
 	draw_box(&p, root);
-	draw_legend(&p, MAX(root->w, 280) + LEGEND_GAP, 10);
+	draw_legend(&p, &page);
 	fputs("</g>\n</svg>\n", out);
 	boxes_free(root);
 	return 0;
