@@ -16,6 +16,7 @@
 #include "tools/pin_cores/picture.h"
 #include "tools/pin_cores/proc.h"
 #include "tools/pin_cores/record.h"
+#include "tools/pin_cores/resident.h"
 #include "tools/pin_cores/slots.h"
 
 #include <errno.h>
@@ -267,6 +268,43 @@ static void memory_that_is_at_home_stays(void **state)
 		assert_int_equal(own[i], 0x5a);
 	assert_int_equal(mover_run(getpid(), &m, &home, 0, NULL, NULL, &r), -EINVAL);
 	assert_int_equal(mover_run(dead_pid(), &m, &home, 1, NULL, NULL, &r), -ESRCH);
+	munmap(own, bytes);
+}
+
+/* Pages 0, 1 and 7 of a mapping, by a scan and by reading. */
+static void resident_pages_are_found(void **state)
+{
+	const size_t bytes = MIB(600);
+	char *own = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint64_t base = (uintptr_t)own, end = base + bytes;
+	struct resident *r = calloc(1, sizeof(*r));
+	struct resident_run run;
+
+	assert_ptr_not_equal(own, MAP_FAILED);
+	assert_non_null(r);
+	madvise(own, bytes, MADV_NOHUGEPAGE);
+	own[0] = own[PAGE_SIZE] = own[7 * PAGE_SIZE] = 1;
+	own[bytes - PAGE_SIZE] = 1; /* beyond what is read at a time */
+	assert_int_equal(resident_open(r, getpid()), 0);
+	for (unsigned way = 0; way < 2; way++) {
+		resident_seek(r, base);
+		assert_int_equal(resident_next(r, end, &run), 0);
+		assert_int_equal(run.start, base);
+		assert_int_equal(run.end, base + 2 * PAGE_SIZE);
+		assert_int_equal(resident_next(r, end, &run), 0);
+		assert_int_equal(run.start, base + 7 * PAGE_SIZE);
+		assert_int_equal(run.end, base + 8 * PAGE_SIZE);
+		assert_int_equal(resident_next(r, end, &run), 0);
+		assert_int_equal(run.start, end - PAGE_SIZE);
+		assert_int_equal(resident_next(r, end, &run), 0);
+		assert_int_equal(run.start, run.end);
+		r->scans = false;
+	}
+	resident_close(r);
+	assert_int_equal(resident_open(r, dead_pid()), -ESRCH);
+	resident_close(r);
+	free(r);
 	munmap(own, bytes);
 }
 
@@ -542,6 +580,7 @@ int main(void)
 		cmocka_unit_test(load_is_a_share),
 		cmocka_unit_test(binding_is_all_or_nothing),
 		cmocka_unit_test(memory_that_is_at_home_stays),
+		cmocka_unit_test(resident_pages_are_found),
 		cmocka_unit_test(boxes_nest),
 		cmocka_unit_test(odd_machines_have_boxes),
 		cmocka_unit_test(hostile_names_stay_text),

@@ -6,6 +6,8 @@
  */
 #include "mover.h"
 
+#include "resident.h"
+
 #include <errno.h>
 #include <numaif.h>
 #include <time.h>
@@ -20,7 +22,13 @@ struct mover {
 	unsigned nr_homes;
 	uint64_t dealt[HOMES_MAX]; /* bytes of each one's pieces */
 	int flags;
+	struct resident resident;
 	struct mover_result *result;
+
+	/* Resident pages of one piece, gathered. */
+	void *page[PAGES_MAX];
+	unsigned nr_pages;
+	uint64_t page_bytes;
 };
 
 /* The one that is farthest behind its share. */
@@ -42,72 +50,89 @@ static void stuck(struct mover *mv, uint64_t bytes, int err)
 		mv->result->stuck_err = err;
 }
 
-/* Of the pages at @page those that are resident and elsewhere stay; returns how many. */
-static long keep_those_elsewhere(struct mover *mv, void **page, unsigned nr, uint64_t page_bytes,
-				 int target)
+/* Of the gathered pages those that are elsewhere stay. */
+static int keep_those_elsewhere(struct mover *mv, int target)
 {
 	int status[PAGES_MAX];
-	long kept = 0;
+	unsigned kept = 0;
 
-	if (move_pages(mv->pid, nr, page, NULL, status, 0))
+	if (move_pages(mv->pid, mv->nr_pages, mv->page, NULL, status, 0))
 		return -errno;
-	for (unsigned i = 0; i < nr; i++) {
+	for (unsigned i = 0; i < mv->nr_pages; i++) {
 		if (status[i] < 0)
-			continue; /* not resident */
-		mv->result->seen_bytes += page_bytes;
+			continue; /* gone meanwhile, or the page of zeroes that all share */
+		mv->result->seen_bytes += mv->page_bytes;
 		if (status[i] != target)
-			page[kept++] = page[i];
+			mv->page[kept++] = mv->page[i];
 	}
-	return kept;
+	mv->nr_pages = kept;
+	return 0;
 }
 
-static int move(struct mover *mv, void **page, unsigned nr, uint64_t page_bytes, int target)
+static int move(struct mover *mv, int target)
 {
 	int status[PAGES_MAX], node[PAGES_MAX];
 
-	for (unsigned i = 0; i < nr; i++) {
+	for (unsigned i = 0; i < mv->nr_pages; i++) {
 		node[i] = target;
 		status[i] = -EBUSY; /* what the kernel did not get to */
 	}
-	if (move_pages(mv->pid, nr, page, node, status, mv->flags) < 0 && errno != EIO)
+	if (move_pages(mv->pid, mv->nr_pages, mv->page, node, status, mv->flags) < 0 &&
+	    errno != EIO)
 		return -errno;
-	for (unsigned i = 0; i < nr; i++) {
+	for (unsigned i = 0; i < mv->nr_pages; i++) {
 		if (status[i] == target)
-			mv->result->moved_bytes += page_bytes;
+			mv->result->moved_bytes += mv->page_bytes;
 		else if (status[i] != -ENOENT) /* gone meanwhile */
-			stuck(mv, page_bytes, status[i] < 0 ? status[i] : -EBUSY);
+			stuck(mv, mv->page_bytes, status[i] < 0 ? status[i] : -EBUSY);
 	}
 	return 0;
 }
 
-/* What is resident between @start and @end, of one piece. */
-static int move_piece(struct mover *mv, uint64_t start, uint64_t end, uint64_t page_bytes)
+/* What was gathered goes to the home whose turn it is. */
+static int flush(struct mover *mv)
 {
-	void *page[PAGES_MAX];
-	unsigned nr = 0, home = next_home(mv);
+	unsigned home = next_home(mv);
 	uint64_t seen = mv->result->seen_bytes;
-	int target = (int)mv->home[home].node;
-	long left;
+	int target = (int)mv->home[home].node, err;
 
-	for (uint64_t at = start; at < end; at += page_bytes)
-		page[nr++] = (void *)(uintptr_t)at;
-	left = keep_those_elsewhere(mv, page, nr, page_bytes, target);
-	if (left < 0)
-		return (int)left;
+	if (!mv->nr_pages)
+		return 0;
+	err = keep_those_elsewhere(mv, target);
 	mv->dealt[home] += mv->result->seen_bytes - seen;
-	return left ? move(mv, page, (unsigned)left, page_bytes, target) : 0;
+	if (!err && mv->nr_pages)
+		err = move(mv, target);
+	mv->nr_pages = 0;
+	return err;
+}
+
+static int gather(struct mover *mv, const struct resident_run *run)
+{
+	uint64_t piece = MAX(PIECE_BYTES, mv->page_bytes), at = run->start;
+	int err = 0;
+
+	for (; at < run->end && !err; at += mv->page_bytes) {
+		if (mv->nr_pages &&
+		    ALIGN_DOWN((uintptr_t)mv->page[0], piece) != ALIGN_DOWN(at, piece))
+			err = flush(mv);
+		mv->page[mv->nr_pages++] = (void *)(uintptr_t)at;
+	}
+	return err;
 }
 
 static int move_region(struct mover *mv, const struct proc_region *r)
 {
-	uint64_t piece = MAX(PIECE_BYTES, r->page_bytes), at = r->start, next;
+	struct resident_run run = { r->start, r->start };
 	int err = 0;
 
-	for (; at < r->end && !err; at = next) {
-		next = MIN(ALIGN_DOWN(at, piece) + piece, r->end);
-		err = move_piece(mv, at, next, r->page_bytes);
+	mv->page_bytes = r->page_bytes;
+	resident_seek(&mv->resident, r->start);
+	while (!err && run.start < r->end) {
+		err = resident_next(&mv->resident, r->end, &run);
+		if (!err)
+			err = gather(mv, &run);
 	}
-	return err;
+	return err ? err : flush(mv);
 }
 
 static uint64_t now_ns(void)
@@ -136,12 +161,13 @@ int mover_run(pid_t pid, const struct proc_memory *m, const struct mover_home *h
 	/* Moving nothing tells whether the flag is granted. */
 	if (move_pages(pid, 0, NULL, NULL, NULL, MPOL_MF_MOVE_ALL))
 		mv.flags = MPOL_MF_MOVE;
-	err = 0;
+	err = resident_open(&mv.resident, pid);
 	for (unsigned i = 0; i < m->nr_regions && !err; i++) {
 		err = move_region(&mv, &m->region[i]);
 		if (progress)
 			progress(arg, out->seen_bytes, m->bytes);
 	}
+	resident_close(&mv.resident);
 	out->ns = now_ns() - start;
 	return err;
 }
