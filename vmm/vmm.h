@@ -121,6 +121,8 @@ int vmm_move_vcpu(struct vm *vm, unsigned vcpu, unsigned pu, int host_node);
  * calls, but one at a time. Errors are those of host.h's mem_move().
  */
 int vmm_move_memory(struct vm *vm, unsigned node, uint64_t offset, uint64_t bytes, int to);
+/* I/O threads are the embedder's: it tells where it has put them, for the plan. */
+void vmm_note_io(struct vm *vm, const struct plan_io *io, unsigned nr);
 /* A guest node's memory. Constant but for its node. NULL: no such node. */
 const struct host_mem *vmm_memory(const struct vm *vm, unsigned node);
 

@@ -70,6 +70,14 @@ int vmm_move_memory(struct vm *vm, unsigned node, uint64_t offset, uint64_t byte
 	return 0;
 }
 
+void vmm_note_io(struct vm *vm, const struct plan_io *io, unsigned nr)
+{
+	lock_take(&vm->host, &vm->lock);
+	memcpy(vm->plan.io, io, nr * sizeof(*io));
+	vm->plan.nr_io = nr;
+	lock_release(&vm->host, &vm->lock);
+}
+
 const struct host_mem *vmm_memory(const struct vm *vm, unsigned node)
 {
 	return node < vm->nr_regions ? &vm->region[node] : NULL;

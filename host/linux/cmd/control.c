@@ -200,8 +200,8 @@ static void hang_up(struct connection *k)
 static void receive(struct connection *k)
 {
 	while (!k->ending && k->in_bytes < sizeof(k->in)) {
-		ssize_t n = recv(k->fd, k->in + k->in_bytes, sizeof(k->in) - k->in_bytes,
-				 MSG_DONTWAIT);
+		ssize_t n =
+			recv(k->fd, k->in + k->in_bytes, sizeof(k->in) - k->in_bytes, MSG_DONTWAIT);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -233,8 +233,7 @@ static void on_client(void *arg)
 		if (!flush(k) || is_hung_up(k) || (k->ending && !k->busy && !k->out))
 			hang_up(k);
 		else
-			host_linux_watch_for(k->watch,
-					     !k->ending && k->in_bytes < sizeof(k->in),
+			host_linux_watch_for(k->watch, !k->ending && k->in_bytes < sizeof(k->in),
 					     k->out != NULL);
 	}
 	pthread_mutex_unlock(&c->lock);

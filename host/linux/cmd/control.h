@@ -7,7 +7,7 @@
  *   control_parse.c   a request, from bytes that anybody may have written
  *   control.c         the server: clients on an event thread, slow work on one of its own
  *   live.c            what requests do to the machine
- *   client.c          the other end
+ *   client.c          the other end: client.h
  */
 #ifndef HOST_LINUX_CMD_CONTROL_H
 #define HOST_LINUX_CMD_CONTROL_H
@@ -104,21 +104,5 @@ int control_start(const struct host *h, struct control_socket *s, struct live *l
 void control_stop(struct control *c);
 /* The connections close, the socket goes. NULL is legal. */
 void control_free(struct control *c);
-
-/* --- the client ------------------------------------------------------------------- */
-
-struct client;
-
-/* 0 or an exit status: an unknown machine is the user's error, and told. */
-int client_open(const char *name, struct client **out);
-void client_close(struct client *c);
-/*
- * Asks and waits for the answer; takes @request. @progress may be NULL. 0 and *result, which is
- * the caller's, or an exit status; what the machine complained of is told.
- */
-int client_call(struct client *c, json_t *request, void (*progress)(uint64_t done, uint64_t all),
-		json_t **result);
-/* Until the machine is gone: 0, or -ETIMEDOUT. */
-int client_wait_gone(struct client *c, unsigned seconds);
 
 #endif

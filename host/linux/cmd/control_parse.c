@@ -40,14 +40,10 @@ static const struct key {
 };
 
 static const char *const command_name[CONTROL_COMMANDS] = {
-	[CONTROL_STATUS] = "status",
-	[CONTROL_STOP] = "stop",
-	[CONTROL_PAUSE] = "pause",
-	[CONTROL_RESUME] = "resume",
-	[CONTROL_MOVE_VCPU] = "move-vcpu",
-	[CONTROL_MOVE_MEMORY] = "move-memory",
-	[CONTROL_REBALANCE] = "rebalance",
-	[CONTROL_AUDIT] = "audit",
+	[CONTROL_STATUS] = "status",       [CONTROL_STOP] = "stop",
+	[CONTROL_PAUSE] = "pause",         [CONTROL_RESUME] = "resume",
+	[CONTROL_MOVE_VCPU] = "move-vcpu", [CONTROL_MOVE_MEMORY] = "move-memory",
+	[CONTROL_REBALANCE] = "rebalance", [CONTROL_AUDIT] = "audit",
 	[CONTROL_STATS] = "stats",
 };
 
@@ -69,8 +65,10 @@ static int take_id(json_t *doc, struct control_request *out, char *why, size_t w
 	if (!id)
 		return 0;
 	if (!json_is_integer(id) && !(json_is_string(id) && json_string_length(id) <= ID_BYTES))
-		return refuse(why, why_bytes, "id: an integer or a string of up to %d bytes is "
-			      "needed", ID_BYTES);
+		return refuse(why, why_bytes,
+			      "id: an integer or a string of up to %d bytes is "
+			      "needed",
+			      ID_BYTES);
 	out->id = json_incref(id);
 	return 0;
 }
@@ -142,8 +140,10 @@ static int take_keys(json_t *doc, struct control_request *out, char *why, size_t
 		known++;
 	}
 	if (json_object_size(doc) != known)
-		return refuse(why, why_bytes, "%s does not know one of the keys: docs/control.md "
-			      "lists them", command_name[out->command]);
+		return refuse(why, why_bytes,
+			      "%s does not know one of the keys: docs/control.md "
+			      "lists them",
+			      command_name[out->command]);
 	return 0;
 }
 
@@ -182,8 +182,8 @@ void control_request_free(struct control_request *r)
 
 static json_t *answer_with(json_t *id, const char *key, json_t *value)
 {
-	json_t *doc = json_pack("{s:i s:b}", "version", CONTROL_VERSION, "ok",
-				strcmp(key, "error") != 0);
+	json_t *doc =
+		json_pack("{s:i s:b}", "version", CONTROL_VERSION, "ok", strcmp(key, "error") != 0);
 
 	if (doc && id)
 		json_object_set(doc, "id", id);
@@ -215,6 +215,6 @@ json_t *control_complaint(json_t *id, enum control_fault fault, const char *why)
 json_t *control_progress(json_t *id, uint64_t done_bytes, uint64_t all_bytes)
 {
 	return answer_with(id, "progress",
-			   json_pack("{s:I s:I}", "done_bytes", (json_int_t)done_bytes,
-				     "all_bytes", (json_int_t)all_bytes));
+			   json_pack("{s:I s:I}", "done_bytes", (json_int_t)done_bytes, "all_bytes",
+				     (json_int_t)all_bytes));
 }

@@ -46,8 +46,10 @@ static int check_directory(int fd, const char *path, char *why, size_t why_bytes
 		return -errno;
 	if (st.st_uid == geteuid() && !(st.st_mode & 022))
 		return 0;
-	snprintf(why, why_bytes, "%s: others may write there: chmod 700 it, or name another "
-		 "directory in ALCAZAR_RUNTIME_DIR", path);
+	snprintf(why, why_bytes,
+		 "%s: others may write there: chmod 700 it, or name another "
+		 "directory in ALCAZAR_RUNTIME_DIR",
+		 path);
 	return -EPERM;
 }
 
