@@ -42,10 +42,11 @@ struct linux_host {
 	_Atomic int log_max;
 	_Atomic uint64_t tsc_khz; /* 0: not yet known; all who compute it agree closely */
 
-	pthread_mutex_t lock; /* event[] and event_pus[], tsc_khz's first computation, the sync page */
+	pthread_mutex_t
+		lock; /* event[] and event_pus[], tsc_khz's first computation, the sync page */
 	struct event_thread *event[EVENT_NODES_MAX];
 	struct pu_set event_pus[EVENT_NODES_MAX]; /* where they run; empty: on their node */
-	void *sync_page; /* fallback of sync_cores */
+	void *sync_page;                          /* fallback of sync_cores */
 };
 
 /* thread.c */
