@@ -9,10 +9,12 @@
 
 #include "cmd.h"
 #include "console.h"
+#include "control.h"
 #include "gdbserver.h"
 #include "host/linux/host_linux.h"
 #include "host/linux/kvm/engine_kvm.h"
 #include "image.h"
+#include "live.h"
 #include "placement.h"
 #include "report.h"
 #include "vmm.h"
@@ -45,7 +47,11 @@ struct run {
 	FILE *trace;
 	struct console *console;
 	struct gdbserver *gdb;
+	const struct engine_ops *engine;
 	struct vm *vm;
+	struct control_socket socket;
+	struct live *live;
+	struct control *control;
 
 	sigset_t old_mask;
 	int signal_fd;
@@ -160,6 +166,15 @@ static int make_plan(struct run *r)
 	return err ? user_error("%s", why) : 0;
 }
 
+/* A machine without a control socket is still a machine. */
+static void open_control(struct run *r)
+{
+	char why[CONTROL_WHY_BYTES];
+
+	if (control_listen(r->o.name, &r->socket, why, sizeof(why)))
+		host_log(&r->host, LOG_WARN, "%s: no control socket: %s", r->o.name, why);
+}
+
 static void warn_of_sharing(const struct run *r)
 {
 	struct pu_set pus = { 0 };
@@ -230,7 +245,7 @@ static int create_machine(struct run *r)
 {
 	struct vmm_config cfg = {
 		.name = r->o.name,
-		.engine = pick_engine(r),
+		.engine = r->engine = pick_engine(r),
 		.clock = (enum clock_source)r->o.clock,
 		.plan = &r->plan,
 		.prefault = r->o.prefault,
@@ -265,15 +280,23 @@ static int create_machine(struct run *r)
 
 /* --- while it runs ---------------------------------------------------------------- */
 
+/* False: that was done before. */
+static bool end_once(struct run *r)
+{
+	if (atomic_exchange(&r->ending, true))
+		return false;
+	console_hurry(r->console);
+	vmm_stop(r->vm);
+	return true;
+}
+
 /* Any thread. The second time nobody waits for anything any more. */
 static void end_machine(struct run *r)
 {
-	if (atomic_exchange(&r->ending, true)) {
-		console_restore_terminal(r->console);
-		_exit(STATUS_SIGNAL);
-	}
-	console_hurry(r->console);
-	vmm_stop(r->vm);
+	if (end_once(r))
+		return;
+	console_restore_terminal(r->console);
+	_exit(STATUS_SIGNAL);
 }
 
 static void on_signal(void *arg)
@@ -283,6 +306,12 @@ static void on_signal(void *arg)
 
 	if (read(r->signal_fd, &si, sizeof(si)) == sizeof(si))
 		end_machine(r);
+}
+
+/* What a control socket's `stop` does: as a signal, but never more than that. */
+static void end_gently(void *arg)
+{
+	end_once(arg);
 }
 
 static void block_signals(struct run *r, sigset_t *ours)
@@ -326,6 +355,40 @@ static void console_counters(void *arg)
 	report_stats(stderr, r->vm);
 }
 
+static int start_control(struct run *r)
+{
+	struct live_config cfg = {
+		.host = &r->host,
+		.vm = r->vm,
+		.name = r->o.name,
+		.engine = r->engine->name,
+		.request = &r->placement.request,
+		.end = end_gently,
+		.arg = r,
+	};
+
+	if (r->socket.fd < 0)
+		return 0;
+	r->live = live_create(&cfg);
+	return r->live ? control_start(&r->host, &r->socket, r->live, &r->control) : -ENOMEM;
+}
+
+/* One a node in use, as planned. A PU that cannot be had is left to the system. */
+static void place_io(struct run *r)
+{
+	for (unsigned i = 0; i < r->plan.nr_io; i++) {
+		const struct plan_io *io = &r->plan.io[i];
+		struct pu_set pus = { 0 };
+		int err;
+
+		pu_set_add(&pus, io->pu);
+		err = host_linux_place_events(&r->host, io->host_node, &pus);
+		if (err)
+			host_log(&r->host, LOG_WARN, "I/O thread not placed on PU %u: %s", io->pu,
+				 strerror(-err));
+	}
+}
+
 static int start_all(struct run *r)
 {
 	struct console_peer peer = {
@@ -341,6 +404,9 @@ static int start_all(struct run *r)
 		return internal_error("cannot start the console: %s", strerror(-err));
 	if (vmm_start(r->vm, why, sizeof(why)))
 		return user_error("%s", why);
+	err = start_control(r);
+	if (err)
+		return internal_error("cannot serve the control socket: %s", strerror(-err));
 	if (r->gdb) {
 		err = gdbserver_start(r->gdb, r->vm);
 		if (err)
@@ -423,6 +489,8 @@ static int run_machine(struct run *r)
 	started_ns = r->host.ops->now_ns(r->host.ctx) - started_ns;
 	gdbserver_destroy(r->gdb);
 	r->gdb = NULL;
+	control_stop(r->control);
+	vmm_get_plan(r->vm, &r->plan);
 	console_stop_input(r->console);
 	if (!status)
 		status = status_of(r, &result);
@@ -434,6 +502,7 @@ static void release(struct run *r)
 {
 	if (r->gdb)
 		gdbserver_destroy(r->gdb);
+	control_stop(r->control);
 	if (r->console)
 		console_stop_input(r->console);
 	host_linux_unwatch(r->signal_watch);
@@ -447,6 +516,9 @@ static void release(struct run *r)
 	image_unmap(&r->kernel);
 	placement_free(&r->placement);
 	machine_free(&r->machine);
+	control_free(r->control); /* last: it tells that all is gone */
+	control_unlisten(&r->socket);
+	live_destroy(r->live);
 	host_linux_destroy(&r->host);
 	free(r->cpu_list);
 	options_free(&r->set);
@@ -498,6 +570,8 @@ static int run(struct run *r)
 	if (r->o.dry_run)
 		return dry_run(r);
 	block_signals(r, &ours);
+	open_control(r);
+	place_io(r);
 	status = create_machine(r);
 	if (!status)
 		status = watch_signals(r, &ours);
@@ -514,6 +588,7 @@ int cmd_run(int argc, char **argv)
 	if (!r)
 		return internal_error("out of memory");
 	r->signal_fd = -1;
+	r->socket.fd = -1;
 	run_option_set(&r->set);
 	status = run_options_get(&r->set, argc, argv, &r->o);
 	if (!status && r->o.help) {
