@@ -36,6 +36,7 @@
 struct ledger {
 	int dir, lock_fd;
 	char path[PATH_BYTES];
+	uint64_t patience_ns;
 	pthread_mutex_t holder; /* the thread that has the directory's lock, if any */
 	bool exclusive;         /* guarded by it */
 	pthread_mutex_t own;    /* guards the rest; nothing is taken inside */
@@ -120,6 +121,7 @@ int ledger_open(const char *dir, bool create, struct ledger **out, char *why, si
 	if (!l)
 		return refuse(why, why_bytes, -ENOMEM, "no memory for the ledger");
 	l->dir = l->lock_fd = l->claim_fd = -1;
+	l->patience_ns = PATIENCE_NS;
 	pthread_mutex_init(&l->holder, NULL);
 	pthread_mutex_init(&l->own, NULL);
 	snprintf(l->path, sizeof(l->path), "%s", dir ? dir : ledger_directory(path, sizeof(path)));
@@ -265,15 +267,15 @@ int ledger_lock(struct ledger *l, enum ledger_mode mode, char *why, size_t why_b
 	int err;
 
 	pthread_mutex_lock(&l->holder);
-	err = wait_for_lock(l->lock_fd, exclusive ? F_WRLCK : F_RDLCK, PATIENCE_NS);
+	err = wait_for_lock(l->lock_fd, exclusive ? F_WRLCK : F_RDLCK, l->patience_ns);
 	if (err) {
 		pthread_mutex_unlock(&l->holder);
 		if (err == -ETIMEDOUT)
 			return refuse(why, why_bytes, err,
-				      "%s: process %ld has been planning for %d s: if it is "
-				      "stopped, continue or end it",
-				      l->path, lock_signature(l),
-				      (int)(PATIENCE_NS / NSEC_PER_SEC));
+				      "%s: others have been planning for %u s, process %ld the "
+				      "last: if it is stopped, continue or end it",
+				      l->path, (unsigned)(l->patience_ns / NSEC_PER_SEC),
+				      lock_signature(l));
 		return refuse(why, why_bytes, err, "%s/" LOCK_FILE ": cannot be locked: %s",
 			      l->path, strerror(-err));
 	}
@@ -281,6 +283,11 @@ int ledger_lock(struct ledger *l, enum ledger_mode mode, char *why, size_t why_b
 	if (exclusive)
 		sign_lock(l);
 	return 0;
+}
+
+void ledger_set_patience(struct ledger *l, uint64_t ns)
+{
+	l->patience_ns = ns;
 }
 
 void ledger_unlock(struct ledger *l)
