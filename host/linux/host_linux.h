@@ -29,6 +29,9 @@ void host_linux_log_level(const struct host *h, enum log_level max);
 int host_linux_topology_from(const char *source, struct machine_model *out, char *why,
 			     size_t why_bytes);
 
+/* What is free now, in a model of the live host: memory and huge pages of each node. */
+void host_linux_refresh_memory(struct machine_model *m);
+
 /*
  * Measures latency and bandwidth between all nodes of the live host into
  * m->latency_ns and m->bandwidth_mibs: about half a second a pair, during which every

@@ -11,6 +11,8 @@
  *   fault.c     synchronous faults; sync.c the core-serialising barrier
  *   topology.c  discovery by hwloc;  meminfo.c free memory;  measure.c how far it is
  *
+ * What does without a host has headers of its own: ledger.h, claims.h, foreign.h.
+ *
  * The file-scope state is what a process has only once: signal dispositions
  * and the calling thread's own records.
  */
@@ -81,6 +83,7 @@ void linux_event_timer_destroy(void *ctx, struct host_timer *t);
 void linux_event_threads_stop(struct linux_host *h);
 
 /* mem.c */
+#define LINUX_GUEST_MEMFD "guest node " /* with the node's number: ledger_mem.c reads it */
 int linux_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out);
 void linux_mem_unmap(void *ctx, struct host_mem *m);
 int linux_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes);

@@ -87,7 +87,7 @@ int linux_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out)
 	if (bytes > UINT64_MAX - PAGE_SIZE)
 		return -EINVAL;
 	bytes = ALIGN_UP(bytes, PAGE_SIZE);
-	snprintf(name, sizeof(name), "guest node %d", node);
+	snprintf(name, sizeof(name), LINUX_GUEST_MEMFD "%d", node);
 	fd = memfd_of(name, bytes);
 	if (fd < 0)
 		return fd;

@@ -8,6 +8,7 @@
 
 #include "cmd.h"
 #include "control.h"
+#include "host/linux/ledger.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -15,7 +16,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define ANSWER_MAX MIB(64)
+#define ANSWER_MAX  MIB(64)
+#define NAMES_BYTES 400
 
 struct client {
 	int fd;
@@ -26,51 +28,61 @@ struct client {
 
 /* --- life --------------------------------------------------------------------------- */
 
-struct names {
-	char text[400];
-	unsigned nr;
-};
-
-static void add_name(void *arg, const char *name)
+static int unknown_machine(struct ledger *l, const char *name)
 {
-	struct names *n = arg;
-	size_t used = strlen(n->text);
+	struct ledger_list list = { 0 };
+	char names[NAMES_BYTES] = "";
+	size_t used = 0;
 
-	snprintf(n->text + used, sizeof(n->text) - used, "%s%s", n->nr ? ", " : "", name);
-	n->nr++;
+	if (l)
+		ledger_read(l, &list);
+	for (unsigned i = 0; i < list.nr && used < sizeof(names); i++)
+		used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", i ? ", " : "",
+					 list.claim[i].name);
+	if (!list.nr)
+		user_error("%s: no such machine: none runs", name);
+	else
+		user_error("%s: no such machine: %s%s run%s", name, names,
+			   used >= sizeof(names) ? "..." : "", list.nr == 1 ? "s" : "");
+	ledger_list_free(&list);
+	return STATUS_USER;
 }
 
-static int unknown_machine(const char *name)
+static int cannot_connect(struct ledger *l, const char *name, int err)
 {
-	struct names n = { .nr = 0 };
-
-	control_each_name(add_name, &n);
-	if (!n.nr)
-		return user_error("%s: no such machine: none runs", name);
-	return user_error("%s: no such machine: %s run%s", name, n.text, n.nr == 1 ? "s" : "");
+	switch (err) {
+	case -ENOENT:
+	case -ECONNREFUSED:
+		return unknown_machine(l, name);
+	case -EAGAIN:
+		return user_error("%s: it does not answer: is its process stopped?", name);
+	default:
+		return user_error("%s: its control socket cannot be reached: %s", name,
+				  strerror(-err));
+	}
 }
 
 int client_open(const char *name, struct client **out)
 {
-	int fd = control_connect(name);
-	struct client *c;
+	char why[LEDGER_WHY_BYTES];
+	struct ledger *l = NULL;
+	int err = ledger_open(NULL, false, &l, why, sizeof(why)), fd = err, status = 0;
 
-	if (fd == -ENOENT || fd == -ECONNREFUSED || fd == -ENAMETOOLONG || fd == -ENOTDIR)
-		return unknown_machine(name);
-	if (fd == -EAGAIN)
-		return user_error("%s: it does not answer: is it stopped?", name);
+	if (err && err != -ENOENT)
+		return user_error("%s", why);
+	if (!err)
+		fd = control_connect(ledger_path(l), name);
+	*out = fd < 0 ? NULL : calloc(1, sizeof(**out));
 	if (fd < 0)
-		return user_error("%s: its control socket cannot be reached: %s", name,
-				  strerror(-fd));
-	c = calloc(1, sizeof(*c));
-	if (!c) {
+		status = cannot_connect(l, name, fd);
+	else if (!*out)
+		status = internal_error("out of memory");
+	else
+		**out = (struct client){ .fd = fd, .name = name };
+	if (status && fd >= 0)
 		close(fd);
-		return internal_error("out of memory");
-	}
-	c->fd = fd;
-	c->name = name;
-	*out = c;
-	return 0;
+	ledger_close(l);
+	return status;
 }
 
 void client_close(struct client *c)

@@ -430,7 +430,7 @@ int control_start(const struct host *h, struct control_socket *s, struct live *l
 		free(c);
 		return err;
 	}
-	*s = (struct control_socket){ .fd = -1 };
+	*s = (struct control_socket){ .fd = -1, .dir_fd = -1 };
 	*out = c;
 	err = host_linux_watch_fd(h, c->socket.fd, on_knock, c, &c->watch);
 	if (err) {
@@ -446,6 +446,7 @@ void control_stop(struct control *c)
 {
 	if (!c || c->quit)
 		return;
+	control_unlink(&c->socket);
 	live_cancel(c->live);
 	pthread_mutex_lock(&c->lock);
 	c->quit = true;
@@ -464,7 +465,7 @@ void control_free(struct control *c)
 {
 	if (!c)
 		return;
-	control_unlisten(&c->socket);
+	control_close(&c->socket);
 	for (unsigned i = 0; i < CLIENTS_MAX; i++) {
 		if (!c->client[i])
 			continue;

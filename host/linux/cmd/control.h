@@ -24,24 +24,21 @@
 /* --- sockets ---------------------------------------------------------------------- */
 
 struct control_socket {
-	int fd;     /* listening, or -1 */
-	int dir_fd; /* the runtime directory */
-	char name[80];
-	uint64_t inode; /* of the socket's file: another one is not ours to remove */
+	int fd;        /* listening, or -1 */
+	int dir_fd;    /* the directory it is in */
+	char file[80]; /* its name there; empty once it is removed */
 };
 
 /*
- * NAME.sock in the runtime directory, mode 0600. A socket that nobody serves any more is
- * replaced. -EADDRINUSE: a running machine has that name; else -errno. why[] holds a line.
+ * NAME.sock in @dir, mode 0600; one that is there already is replaced. The caller has
+ * claimed the name in the ledger. 0 or -errno.
  */
-int control_listen(const char *name, struct control_socket *out, char *why, size_t why_bytes);
-/* Closes it; removes its file. One with fd -1 is legal. */
-void control_unlisten(struct control_socket *s);
+int control_listen(const char *dir, const char *name, struct control_socket *out);
+void control_unlink(struct control_socket *s); /* before the name is released */
+void control_close(struct control_socket *s);  /* one that is closed is legal */
 
 /* A descriptor, or -errno; -ENOENT and -ECONNREFUSED: no such machine runs. */
-int control_connect(const char *name);
-/* Calls fn for each machine that answers. */
-void control_each_name(void (*fn)(void *arg, const char *name), void *arg);
+int control_connect(const char *dir, const char *name);
 
 /* May the process at the other end ask? Its user is ours, or root. */
 bool control_peer_allowed(int fd);
@@ -100,9 +97,11 @@ struct control;
 /* Serves at @s, which it takes, what @l can do. 0 or -errno. */
 int control_start(const struct host *h, struct control_socket *s, struct live *l,
 		  struct control **out);
-/* Nothing is asked of the machine any more; connections stay open, as a sign of life. */
+/*
+ * Nothing is asked of the machine any more, and nobody finds its socket; connections stay
+ * open, as a sign of life. NULL is legal, and so is twice.
+ */
 void control_stop(struct control *c);
-/* The connections close, the socket goes. NULL is legal. */
-void control_free(struct control *c);
+void control_free(struct control *c); /* the connections close; NULL is legal */
 
 #endif

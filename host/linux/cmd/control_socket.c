@@ -1,124 +1,88 @@
 /*
- * control_socket.c - sockets of machines: in the runtime directory, NAME.sock.
+ * control_socket.c - sockets of machines: NAME.sock in the ledger's directory.
  *
- * The directory's lock (flock) is held while a socket is made or removed, so that two who
- * find the same stale one do not remove each other's. Paths go through
- * /proc/self/fd, as a socket's path is short and a directory's need not be.
+ * A name belongs to who has claimed it in the ledger, until the claim is released. So a
+ * socket of that name that is there already was left by somebody who died, and whoever
+ * makes or removes one disturbs nobody. Paths go through /proc/self/fd: a socket's is
+ * short, a directory's need not be.
  */
 #include "control.h"
 
-#include <dirent.h>
+#include "host/linux/ledger.h"
+
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-#define SUFFIX  ".sock"
-#define BACKLOG 16
-
+#define BACKLOG         16
 #define CONNECT_SECONDS 5
 
-/* --- the runtime directory ---------------------------------------------------------- */
+#define FILE_BYTES (LEDGER_NAME_MAX + sizeof(".sock"))
 
-static int directory_path(char *buf, size_t bytes)
+/* Within 108 bytes. */
+static void socket_address(int dir_fd, const char *file, struct sockaddr_un *out)
 {
-	const char *told = getenv("ALCAZAR_RUNTIME_DIR"), *xdg = getenv("XDG_RUNTIME_DIR");
-
-	if (told && *told)
-		return snprintf(buf, bytes, "%s", told);
-	if (!geteuid())
-		return snprintf(buf, bytes, "/run/alcazar");
-	if (xdg && *xdg == '/')
-		return snprintf(buf, bytes, "%s/alcazar", xdg);
-	return snprintf(buf, bytes, "/run/user/%u/alcazar", (unsigned)geteuid());
-}
-
-/* Only who owns the directory may put sockets into it. */
-static int check_directory(int fd, const char *path, char *why, size_t why_bytes)
-{
-	struct stat st;
-
-	if (fstat(fd, &st))
-		return -errno;
-	if (st.st_uid == geteuid() && !(st.st_mode & 022))
-		return 0;
-	snprintf(why, why_bytes,
-		 "%s: others may write there: chmod 700 it, or name another "
-		 "directory in ALCAZAR_RUNTIME_DIR",
-		 path);
-	return -EPERM;
-}
-
-static int open_directory(bool make, char *why, size_t why_bytes)
-{
-	char path[4096];
-	int fd, err;
-
-	if (directory_path(path, sizeof(path)) >= (int)sizeof(path))
-		return -ENAMETOOLONG;
-	if (make && mkdir(path, 0700) && errno != EEXIST)
-		fd = -1;
-	else
-		fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0) {
-		err = -errno;
-		snprintf(why, why_bytes, "%s: %s: name a directory in ALCAZAR_RUNTIME_DIR", path,
-			 strerror(-err));
-		return err;
-	}
-	err = check_directory(fd, path, why, why_bytes);
-	if (err)
-		close(fd);
-	return err ? err : fd;
-}
-
-/* --- addresses ---------------------------------------------------------------------- */
-
-static int socket_address(int dir_fd, const char *name, struct sockaddr_un *out)
-{
-	int n;
-
 	*out = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	n = snprintf(out->sun_path, sizeof(out->sun_path), "/proc/self/fd/%d/%s" SUFFIX, dir_fd,
-		     name);
-	return n < (int)sizeof(out->sun_path) && !strchr(name, '/') ? 0 : -ENAMETOOLONG;
+	snprintf(out->sun_path, sizeof(out->sun_path), "/proc/self/fd/%d/%s", dir_fd, file);
 }
 
-/* A machine whose backlog is full is waited for, unless @flags say SOCK_NONBLOCK. */
-static int connect_in(int dir_fd, const char *name, int flags)
+static void file_name(const char *name, char file[FILE_BYTES])
 {
-	struct timeval limit = { .tv_sec = CONNECT_SECONDS };
+	snprintf(file, FILE_BYTES, "%s.sock", name);
+}
+
+/* --- the machine's end ---------------------------------------------------------------- */
+
+/* The mode is set before the socket has a name: bind(2) hands it on to the file. */
+static int bind_socket(struct control_socket *s, const char *file)
+{
 	struct sockaddr_un addr;
-	int err = socket_address(dir_fd, name, &addr);
-	int fd = err ? -1 : socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 
-	if (err)
-		return err;
-	if (fd >= 0)
-		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr))) {
-		err = -errno;
-		if (fd >= 0)
-			close(fd);
-		return err;
-	}
-	return fd;
+	socket_address(s->dir_fd, file, &addr);
+	if (unlinkat(s->dir_fd, file, 0) && errno != ENOENT)
+		return -errno;
+	if (fchmod(s->fd, 0600) || bind(s->fd, (struct sockaddr *)&addr, sizeof(addr)) ||
+	    fchmodat(s->dir_fd, file, 0600, 0) || listen(s->fd, BACKLOG))
+		return -errno;
+	return 0;
 }
 
-int control_connect(const char *name)
+int control_listen(const char *dir, const char *name, struct control_socket *out)
 {
-	char why[CONTROL_WHY_BYTES];
-	int dir_fd = open_directory(false, why, sizeof(why)), fd;
+	int err = 0;
 
-	if (dir_fd < 0)
-		return dir_fd;
-	fd = connect_in(dir_fd, name, 0);
-	close(dir_fd);
-	return fd;
+	*out = (struct control_socket){ .fd = -1, .dir_fd = -1 };
+	if (!ledger_name_ok(name))
+		return -EINVAL;
+	file_name(name, out->file);
+	out->dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	out->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (out->dir_fd < 0 || out->fd < 0)
+		err = -errno;
+	if (!err)
+		err = bind_socket(out, out->file);
+	if (err)
+		control_close(out);
+	return err;
+}
+
+void control_unlink(struct control_socket *s)
+{
+	if (s->fd >= 0 && s->file[0])
+		unlinkat(s->dir_fd, s->file, 0);
+	s->file[0] = '\0';
+}
+
+void control_close(struct control_socket *s)
+{
+	if (s->fd >= 0)
+		close(s->fd);
+	if (s->dir_fd >= 0)
+		close(s->dir_fd);
+	s->fd = s->dir_fd = -1;
 }
 
 bool control_peer_allowed(int fd)
@@ -130,109 +94,35 @@ bool control_peer_allowed(int fd)
 	       (!peer.uid || peer.uid == geteuid());
 }
 
-/* --- listening ---------------------------------------------------------------------- */
+/* --- the other end -------------------------------------------------------------------- */
 
-static bool answers(int dir_fd, const char *name)
+/* A machine that does not take connections is waited for, but not for ever. */
+static int connect_to(int dir_fd, const char *name)
 {
-	int fd = connect_in(dir_fd, name, SOCK_NONBLOCK);
-
-	if (fd >= 0)
-		close(fd);
-	return fd >= 0 || fd == -EAGAIN; /* so busy that its backlog is full */
-}
-
-/* The directory is locked. */
-static int bind_socket(struct control_socket *s)
-{
-	char file[sizeof(s->name) + sizeof(SUFFIX)];
+	struct timeval limit = { .tv_sec = CONNECT_SECONDS };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), err;
 	struct sockaddr_un addr;
-	struct stat st;
-	int err = socket_address(s->dir_fd, s->name, &addr);
+	char file[FILE_BYTES];
 
-	if (err)
-		return err;
-	if (answers(s->dir_fd, s->name))
-		return -EADDRINUSE;
-	snprintf(file, sizeof(file), "%s" SUFFIX, s->name);
-	if (unlinkat(s->dir_fd, file, 0) && errno != ENOENT)
+	if (fd < 0)
 		return -errno;
-	s->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (s->fd < 0)
-		return -errno;
-	fchmod(s->fd, 0600); /* before it has a name: bind(2) gives this mode to the file */
-	if (bind(s->fd, (struct sockaddr *)&addr, sizeof(addr)) ||
-	    fchmodat(s->dir_fd, file, 0600, 0) || fstatat(s->dir_fd, file, &st, 0) ||
-	    listen(s->fd, BACKLOG)) {
-		err = -errno;
-		close(s->fd);
-		s->fd = -1;
-		return err;
-	}
-	s->inode = st.st_ino;
-	return 0;
-}
-
-int control_listen(const char *name, struct control_socket *out, char *why, size_t why_bytes)
-{
-	int err;
-
-	*out = (struct control_socket){ .fd = -1 };
-	why[0] = '\0';
-	snprintf(out->name, sizeof(out->name), "%s", name);
-	out->dir_fd = open_directory(true, why, why_bytes);
-	if (out->dir_fd < 0)
-		return out->dir_fd;
-	err = flock(out->dir_fd, LOCK_EX) ? -errno : 0;
-	if (!err)
-		err = bind_socket(out);
-	flock(out->dir_fd, LOCK_UN);
-	if (!err)
-		return 0;
-	if (err == -EADDRINUSE)
-		snprintf(why, why_bytes, "a machine of that name runs: choose another --name");
-	else
-		snprintf(why, why_bytes, "cannot make its control socket: %s", strerror(-err));
-	close(out->dir_fd);
+	file_name(name, file);
+	socket_address(dir_fd, file, &addr);
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	if (!connect(fd, (struct sockaddr *)&addr, sizeof(addr)))
+		return fd;
+	err = -errno;
+	close(fd);
 	return err;
 }
 
-void control_unlisten(struct control_socket *s)
+int control_connect(const char *dir, const char *name)
 {
-	char file[sizeof(s->name) + sizeof(SUFFIX)];
-	struct stat st;
+	int dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC), fd;
 
-	if (s->fd < 0)
-		return;
-	snprintf(file, sizeof(file), "%s" SUFFIX, s->name);
-	flock(s->dir_fd, LOCK_EX);
-	if (!fstatat(s->dir_fd, file, &st, AT_SYMLINK_NOFOLLOW) && st.st_ino == s->inode)
-		unlinkat(s->dir_fd, file, 0);
-	flock(s->dir_fd, LOCK_UN);
-	close(s->fd);
-	close(s->dir_fd);
-	s->fd = -1;
-}
-
-/* --- names -------------------------------------------------------------------------- */
-
-void control_each_name(void (*fn)(void *arg, const char *name), void *arg)
-{
-	char why[CONTROL_WHY_BYTES];
-	int dir_fd = open_directory(false, why, sizeof(why));
-	DIR *dir = dir_fd < 0 ? NULL : fdopendir(dup(dir_fd));
-	struct dirent *e;
-
-	while (dir && (e = readdir(dir))) {
-		size_t n = strlen(e->d_name), suffix = strlen(SUFFIX);
-
-		if (n <= suffix || strcmp(e->d_name + n - suffix, SUFFIX) != 0)
-			continue;
-		e->d_name[n - suffix] = '\0';
-		if (answers(dir_fd, e->d_name))
-			fn(arg, e->d_name);
-	}
-	if (dir)
-		closedir(dir);
-	if (dir_fd >= 0)
-		close(dir_fd);
+	if (dir_fd < 0)
+		return -errno;
+	fd = ledger_name_ok(name) ? connect_to(dir_fd, name) : -ENOENT;
+	close(dir_fd);
+	return fd;
 }

@@ -86,6 +86,7 @@ static void pause_machine(struct live *l, struct live_answer *a)
 	if (!atomic_load(&l->paused)) {
 		vmm_pause(l->cfg.vm);
 		atomic_store(&l->paused, true);
+		live_claim_state(l, LEDGER_PAUSED);
 	}
 	a->result = json_pack("{s:s s:f}", "state", state_of(l), "microseconds",
 			      (double)(live_now_ns(l) - before) / 1e3);
@@ -93,8 +94,10 @@ static void pause_machine(struct live *l, struct live_answer *a)
 
 static void resume_machine(struct live *l, struct live_answer *a)
 {
-	if (atomic_exchange(&l->paused, false))
+	if (atomic_exchange(&l->paused, false)) {
+		live_claim_state(l, LEDGER_RUNNING);
 		vmm_resume(l->cfg.vm);
+	}
 	a->result = json_pack("{s:s}", "state", state_of(l));
 }
 

@@ -6,6 +6,7 @@
 #define HOST_LINUX_CMD_LIVE_H
 
 #include "control.h"
+#include "host/linux/claims.h"
 #include "vmm.h"
 
 struct live;
@@ -15,6 +16,8 @@ struct live_config {
 	struct vm *vm;
 	const char *name, *engine;
 	const struct plan_request *request; /* what the machine was planned by */
+	struct ledger *ledger;              /* with our claim; NULL: there is none */
+	bool foreign;                       /* other VMMs' vCPUs count */
 	void (*end)(void *arg);             /* ends the machine; any thread */
 	void *arg;
 };

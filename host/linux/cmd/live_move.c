@@ -46,7 +46,7 @@ int live_bind_vcpu(struct live *l, const struct machine_model *m, unsigned vcpu,
 	return err;
 }
 
-static int discover(const struct live *l, struct machine_model *m, struct live_answer *a)
+int live_discover(const struct live *l, struct machine_model *m, struct live_answer *a)
 {
 	int err = l->cfg.host->ops->topology(l->cfg.host->ctx, m);
 
@@ -56,11 +56,32 @@ static int discover(const struct live *l, struct machine_model *m, struct live_a
 	return err;
 }
 
+static void move_vcpu(struct live *l, const struct control_request *r,
+		      const struct machine_model *m, struct live_answer *a)
+{
+	unsigned from = l->plan.vcpu[r->vcpu].pu;
+	uint64_t before;
+
+	if (!find_pu(m, r->to, a) || live_lock(l, m, a))
+		return;
+	l->want = l->plan;
+	l->want.vcpu[r->vcpu].pu = r->to;
+	if (!live_check_pu(l, r->to, a) && !live_claim(l, m, &l->want, a)) {
+		before = live_now_ns(l);
+		if (live_bind_vcpu(l, m, r->vcpu, r->to, a))
+			live_claim(l, m, &l->plan, &(struct live_answer){ 0 });
+		else
+			a->result = json_pack("{s:i s:i s:i s:f s:o}", "vcpu", r->vcpu, "from",
+					      from, "to", r->to, "microseconds",
+					      (double)(live_now_ns(l) - before) / 1e3,
+					      "shared_with", live_sharers(l, r->to));
+	}
+	live_unlock(l);
+}
+
 void live_move_vcpu(struct live *l, const struct control_request *r, struct live_answer *a)
 {
 	struct machine_model m = { 0 };
-	unsigned from;
-	uint64_t before;
 
 	vmm_get_plan(l->cfg.vm, &l->plan);
 	if (r->vcpu >= l->plan.nr_vcpus) {
@@ -68,14 +89,8 @@ void live_move_vcpu(struct live *l, const struct control_request *r, struct live
 			    r->vcpu, l->cfg.name, l->plan.nr_vcpus);
 		return;
 	}
-	if (discover(l, &m, a))
-		return;
-	from = l->plan.vcpu[r->vcpu].pu;
-	before = live_now_ns(l);
-	if (!live_bind_vcpu(l, &m, r->vcpu, r->to, a))
-		a->result =
-			json_pack("{s:i s:i s:i s:f}", "vcpu", r->vcpu, "from", from, "to", r->to,
-				  "microseconds", (double)(live_now_ns(l) - before) / 1e3);
+	if (!live_discover(l, &m, a))
+		move_vcpu(l, r, &m, a);
 	machine_free(&m);
 }
 
@@ -105,12 +120,28 @@ uint64_t live_next_move_ns(const struct live *l)
 	       mul_div_u64(l->moving.done_bytes, NSEC_PER_SEC, rate * MIB(1));
 }
 
+/* The claim is what the plan has become, all of it or a part. */
+static void settle_claim(struct live *l)
+{
+	struct machine_model m = { 0 };
+	struct live_answer ignored = { 0 };
+
+	vmm_get_plan(l->cfg.vm, &l->plan);
+	if (!live_discover(l, &m, &ignored) && !live_lock(l, &m, &ignored)) {
+		live_claim(l, &m, &l->plan, &ignored);
+		live_unlock(l);
+	}
+	machine_free(&m);
+}
+
 static void end_move(struct live *l, struct live_answer *a)
 {
 	double seconds = (double)(live_now_ns(l) - l->moving.started_ns) / 1e9;
 	json_t *result = l->moving.result;
 
 	l->moving.on = false;
+	if (a->why[0])
+		settle_claim(l);
 	l->moving.result = NULL;
 	a->moving = false;
 	if (a->why[0]) {
@@ -179,37 +210,62 @@ static int check_target(struct live *l, const struct machine_model *m, unsigned 
 			struct live_answer *a)
 {
 	unsigned at = machine_find_node(m, to);
-	struct live_where where;
-	uint64_t need = 0;
 
-	if (at == MACHINE_NONE || !m->node[at].memory_bytes) {
+	if (at == MACHINE_NONE || !m->node[at].memory_bytes)
 		live_refuse(a, FAULT_REFUSED,
 			    "host node %u: there is none with memory: see `alcazar topology`", to);
-		return -EINVAL;
-	}
-	if (!m->node[at].usable) {
+	else if (!m->node[at].usable)
 		live_refuse(a, FAULT_REFUSED,
 			    "host node %u: its memory is not allowed to this machine", to);
-		return -EINVAL;
+	else
+		return 0;
+	return -EINVAL;
+}
+
+/* Locked. Huge pages are counted by the kernel alone, when they are moved. */
+static int check_room(struct live *l, const struct machine_model *m, unsigned node, unsigned to,
+		      struct live_answer *a)
+{
+	uint64_t left = m->node[machine_find_node(m, to)].free_bytes, need;
+	uint64_t promised = live_promised(l, to);
+	struct live_where where;
+
+	if (l->plan.memory[node].page_bytes > PAGE_SIZE || live_where(l, node, &where))
+		return 0;
+	need = l->plan.memory[node].bytes - where.on[to];
+	left -= MIN(left, promised);
+	if (need <= left)
+		return 0;
+	live_refuse(a, FAULT_REFUSED,
+		    "host node %u: %llu MiB needed, have %llu MiB free%s: free some of it, or take "
+		    "another node",
+		    to, (unsigned long long)need >> 20, (unsigned long long)left >> 20,
+		    promised ? " that is not promised to others" : "");
+	return -ENOSPC;
+}
+
+static void begin_memory(struct live *l, const struct control_request *r,
+			 const struct machine_model *m, struct live_answer *a)
+{
+	int from = l->plan.memory[r->node].host_node;
+
+	if (check_target(l, m, r->node, r->to, a) || live_lock(l, m, a))
+		return;
+	l->want = l->plan;
+	l->want.memory[r->node].host_node = (int)r->to;
+	if (!check_room(l, m, r->node, r->to, a) && !live_claim(l, m, &l->want, a)) {
+		l->moving.part[0] = (struct live_part){ r->node, from, (int)r->to };
+		l->moving.nr = 1;
+		live_begin_move(
+			l, r->rate_mibs,
+			json_pack("{s:i s:i s:i}", "node", r->node, "from", from, "to", r->to), a);
 	}
-	if (!live_where(l, node, &where))
-		need = where.resident - where.on[to];
-	if (l->plan.memory[node].page_bytes <= PAGE_SIZE && need > m->node[at].free_bytes) {
-		live_refuse(
-			a, FAULT_REFUSED,
-			"host node %u: %llu MiB needed, have %llu MiB free: free some of it, or "
-			"take another node",
-			to, (unsigned long long)need >> 20,
-			(unsigned long long)m->node[at].free_bytes >> 20);
-		return -ENOSPC;
-	}
-	return 0;
+	live_unlock(l);
 }
 
 void live_move_memory(struct live *l, const struct control_request *r, struct live_answer *a)
 {
 	struct machine_model m = { 0 };
-	int from;
 
 	vmm_get_plan(l->cfg.vm, &l->plan);
 	if (l->moving.on) {
@@ -221,15 +277,7 @@ void live_move_memory(struct live *l, const struct control_request *r, struct li
 			    r->node, l->cfg.name, l->plan.nr_memory);
 		return;
 	}
-	if (discover(l, &m, a))
-		return;
-	from = l->plan.memory[r->node].host_node;
-	if (!check_target(l, &m, r->node, r->to, a)) {
-		l->moving.part[0] = (struct live_part){ r->node, from, (int)r->to };
-		l->moving.nr = 1;
-		live_begin_move(
-			l, r->rate_mibs,
-			json_pack("{s:i s:i s:i}", "node", r->node, "from", from, "to", r->to), a);
-	}
+	if (!live_discover(l, &m, a))
+		begin_memory(l, r, &m, a);
 	machine_free(&m);
 }

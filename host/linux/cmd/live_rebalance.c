@@ -54,6 +54,8 @@ static void keep_shape(const struct live *l, struct rebalance *b)
 	b->request.vcpus = p->nr_vcpus;
 	b->request.memory_bytes = 0;
 	b->request.io_threads = true;
+	b->request.claim = l->claims.claim;
+	b->request.nr_claims = l->claims.nr;
 	for (unsigned g = 0; g < p->nr_memory; g++) {
 		b->node[g] = (struct plan_node_request){
 			.memory_bytes = p->memory[g].bytes,
@@ -104,15 +106,11 @@ static bool is_worth_it(const struct rebalance *b)
 	return now != then ? then < now : b->after.cost.total < b->before.cost.total - LEAST_GAIN;
 }
 
+/* The ledger is locked. */
 static int make_plans(struct live *l, struct rebalance *b, struct live_answer *a)
 {
-	int err = l->cfg.host->ops->topology(l->cfg.host->ctx, &b->m);
+	int err;
 
-	if (err) {
-		live_refuse(a, FAULT_INTERNAL, "cannot discover the host's topology: %s",
-			    strerror(-err));
-		return err;
-	}
 	measure_load(&b->m);
 	for (unsigned g = 0; g < l->plan.nr_memory; g++)
 		give_back(l, &b->m, g);
@@ -195,32 +193,56 @@ static void plan_memory_moves(struct live *l, const struct rebalance *b)
 	}
 }
 
+/* vCPUs at once; memory stretch by stretch from now on. The ledger is locked. */
+static void carry_out(struct live *l, struct rebalance *b, unsigned rate_mibs, json_t *result,
+		      struct live_answer *a)
+{
+	if (live_claim(l, &b->m, &b->after, a))
+		return;
+	if (bind_threads(l, b, a)) {
+		vmm_get_plan(l->cfg.vm, &l->plan);
+		live_claim(l, &b->m, &l->plan, &(struct live_answer){ 0 });
+		return;
+	}
+	place_io(l, &b->after);
+	plan_memory_moves(l, b);
+	if (l->moving.nr)
+		live_begin_move(l, rate_mibs, json_incref(result), a);
+	else
+		a->result = json_incref(result);
+}
+
+static void rebalance(struct live *l, struct rebalance *b, const struct control_request *r,
+		      struct live_answer *a)
+{
+	json_t *result;
+
+	if (live_discover(l, &b->m, a) || live_lock(l, &b->m, a))
+		return;
+	if (!make_plans(l, b, a)) {
+		result = describe(l, b);
+		if (r->dry_run)
+			a->result = json_incref(result);
+		else
+			carry_out(l, b, r->rate_mibs, result, a);
+		json_decref(result);
+	}
+	live_unlock(l);
+}
+
 void live_rebalance(struct live *l, const struct control_request *r, struct live_answer *a)
 {
-	struct rebalance *b = calloc(1, sizeof(*b));
-	json_t *result = NULL;
+	struct rebalance *b;
 
 	if (l->moving.on) {
 		live_refuse(a, FAULT_BUSY, "memory is being moved already");
-		free(b);
 		return;
 	}
+	b = calloc(1, sizeof(*b));
+	if (!b)
+		return; /* the caller says so */
 	vmm_get_plan(l->cfg.vm, &l->plan);
-	if (b && !make_plans(l, b, a)) {
-		result = describe(l, b);
-		if (r->dry_run || bind_threads(l, b, a)) {
-			a->result = a->why[0] ? NULL : json_incref(result);
-		} else {
-			place_io(l, &b->after);
-			plan_memory_moves(l, b);
-			if (l->moving.nr)
-				live_begin_move(l, r->rate_mibs, json_incref(result), a);
-			else
-				a->result = json_incref(result);
-		}
-	}
-	json_decref(result);
-	if (b)
-		machine_free(&b->m);
+	rebalance(l, b, r, a);
+	machine_free(&b->m);
 	free(b);
 }

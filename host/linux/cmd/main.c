@@ -13,6 +13,7 @@ static const struct subcommand {
 	const char *help;
 } subcommands[] = {
 	{ "run", cmd_run, "boot a guest and stay with it until it ends" },
+	{ "ps", cmd_ps, "show the machines that run, and what they have" },
 	{ "stop", cmd_stop, "end a running machine" },
 	{ "pause", cmd_pause, "stop its vCPUs and its clock" },
 	{ "resume", cmd_resume, "let it run on" },

@@ -7,16 +7,16 @@
  */
 #include "run.h"
 
+#include "admit.h"
 #include "cmd.h"
 #include "console.h"
-#include "control.h"
 #include "gdbserver.h"
 #include "host/linux/host_linux.h"
 #include "host/linux/kvm/engine_kvm.h"
 #include "image.h"
-#include "live.h"
 #include "placement.h"
 #include "report.h"
+#include "run_live.h"
 #include "vmm.h"
 
 #include <errno.h>
@@ -42,6 +42,7 @@ struct run {
 	char *cpu_list; /* cut into overrides */
 	const char *overrides[VMM_FEATURES_MAX + 1];
 	struct placement placement;
+	struct admission admission;
 	char why_not_kvm[WHY_BYTES];
 	bool trace_exits, trace_insns;
 	FILE *trace;
@@ -49,9 +50,7 @@ struct run {
 	struct gdbserver *gdb;
 	const struct engine_ops *engine;
 	struct vm *vm;
-	struct control_socket socket;
-	struct live *live;
-	struct control *control;
+	struct run_live live;
 
 	sigset_t old_mask;
 	int signal_fd;
@@ -145,7 +144,7 @@ static int open_trace(struct run *r)
 
 static int make_plan(struct run *r)
 {
-	char why[WHY_BYTES] = "", label[LABEL_BYTES];
+	char label[LABEL_BYTES];
 	int status, err;
 
 	if (r->o.memory % MIB(1))
@@ -158,32 +157,11 @@ static int make_plan(struct run *r)
 	status = placement_machine(&r->o, &r->host, &r->machine);
 	if (!status)
 		status = placement_request(&r->set, &r->o, &r->machine, &r->placement);
-	if (status)
-		return status;
-	err = plan_make(&r->machine, &r->placement.request, &r->plan, why, sizeof(why));
-	if (err == -ENOMEM)
-		return internal_error("%s", why);
-	return err ? user_error("%s", why) : 0;
-}
-
-/* A machine without a control socket is still a machine. */
-static void open_control(struct run *r)
-{
-	char why[CONTROL_WHY_BYTES];
-
-	if (control_listen(r->o.name, &r->socket, why, sizeof(why)))
-		host_log(&r->host, LOG_WARN, "%s: no control socket: %s", r->o.name, why);
-}
-
-static void warn_of_sharing(const struct run *r)
-{
-	struct pu_set pus = { 0 };
-
-	for (unsigned i = 0; i < r->plan.nr_vcpus; i++)
-		pu_set_add(&pus, r->plan.vcpu[i].pu);
-	if (pu_set_count(&pus) < r->plan.nr_vcpus)
-		host_log(&r->host, LOG_WARN, "%u vCPUs share %u PUs", r->plan.nr_vcpus,
-			 pu_set_count(&pus));
+	if (!status)
+		status = admit(&r->admission, &r->o, &r->host, &r->machine, &r->placement.request,
+			       &r->plan);
+	r->o.name = r->admission.name; /* one was made up if the user gave none */
+	return status;
 }
 
 /* With --json the plan goes to standard output, which only a dry run may use for it. */
@@ -245,7 +223,7 @@ static int create_machine(struct run *r)
 {
 	struct vmm_config cfg = {
 		.name = r->o.name,
-		.engine = r->engine = pick_engine(r),
+		.engine = r->engine,
 		.clock = (enum clock_source)r->o.clock,
 		.plan = &r->plan,
 		.prefault = r->o.prefault,
@@ -355,38 +333,21 @@ static void console_counters(void *arg)
 	report_stats(stderr, r->vm);
 }
 
-static int start_control(struct run *r)
+static int start_live(struct run *r)
 {
 	struct live_config cfg = {
 		.host = &r->host,
 		.vm = r->vm,
 		.name = r->o.name,
 		.engine = r->engine->name,
+		.ledger = r->admission.ledger,
+		.foreign = r->o.foreign,
 		.request = &r->placement.request,
 		.end = end_gently,
 		.arg = r,
 	};
 
-	if (r->socket.fd < 0)
-		return 0;
-	r->live = live_create(&cfg);
-	return r->live ? control_start(&r->host, &r->socket, r->live, &r->control) : -ENOMEM;
-}
-
-/* One a node in use, as planned. A PU that cannot be had is left to the system. */
-static void place_io(struct run *r)
-{
-	for (unsigned i = 0; i < r->plan.nr_io; i++) {
-		const struct plan_io *io = &r->plan.io[i];
-		struct pu_set pus = { 0 };
-		int err;
-
-		pu_set_add(&pus, io->pu);
-		err = host_linux_place_events(&r->host, io->host_node, &pus);
-		if (err)
-			host_log(&r->host, LOG_WARN, "I/O thread not placed on PU %u: %s", io->pu,
-				 strerror(-err));
-	}
+	return run_live_start(&r->live, &cfg);
 }
 
 static int start_all(struct run *r)
@@ -398,15 +359,16 @@ static int start_all(struct run *r)
 		.arg = r,
 	};
 	char why[WHY_BYTES] = "";
-	int err = console_start(r->console, &peer);
+	int err = console_start(r->console, &peer), status;
 
 	if (err)
 		return internal_error("cannot start the console: %s", strerror(-err));
 	if (vmm_start(r->vm, why, sizeof(why)))
 		return user_error("%s", why);
-	err = start_control(r);
-	if (err)
-		return internal_error("cannot serve the control socket: %s", strerror(-err));
+	admit_set_running(&r->admission, &r->host, r->engine->name);
+	status = start_live(r);
+	if (status)
+		return status;
 	if (r->gdb) {
 		err = gdbserver_start(r->gdb, r->vm);
 		if (err)
@@ -489,7 +451,7 @@ static int run_machine(struct run *r)
 	started_ns = r->host.ops->now_ns(r->host.ctx) - started_ns;
 	gdbserver_destroy(r->gdb);
 	r->gdb = NULL;
-	control_stop(r->control);
+	run_live_stop(&r->live);
 	vmm_get_plan(r->vm, &r->plan);
 	console_stop_input(r->console);
 	if (!status)
@@ -502,11 +464,12 @@ static void release(struct run *r)
 {
 	if (r->gdb)
 		gdbserver_destroy(r->gdb);
-	control_stop(r->control);
+	run_live_stop(&r->live);
 	if (r->console)
 		console_stop_input(r->console);
 	host_linux_unwatch(r->signal_watch);
 	vmm_destroy(r->vm);
+	admit_release(&r->admission);
 	console_close(r->console);
 	if (r->trace && r->trace != stderr && fclose(r->trace))
 		user_error("trace file: %s: lines may be missing", strerror(errno));
@@ -516,9 +479,7 @@ static void release(struct run *r)
 	image_unmap(&r->kernel);
 	placement_free(&r->placement);
 	machine_free(&r->machine);
-	control_free(r->control); /* last: it tells that all is gone */
-	control_unlisten(&r->socket);
-	live_destroy(r->live);
+	run_live_free(&r->live);
 	host_linux_destroy(&r->host);
 	free(r->cpu_list);
 	options_free(&r->set);
@@ -566,13 +527,16 @@ static int run(struct run *r)
 
 	if (status)
 		return status;
-	warn_of_sharing(r);
+	admit_warn_of_sharing(&r->admission, &r->host, &r->plan);
 	if (r->o.dry_run)
 		return dry_run(r);
 	block_signals(r, &ours);
-	open_control(r);
-	place_io(r);
-	status = create_machine(r);
+	r->engine = pick_engine(r);
+	status = run_live_open(&r->live, ledger_path(r->admission.ledger), r->o.name);
+	if (!status) {
+		run_live_place_io(&r->host, &r->plan);
+		status = create_machine(r);
+	}
 	if (!status)
 		status = watch_signals(r, &ours);
 	if (!status)
@@ -588,7 +552,7 @@ int cmd_run(int argc, char **argv)
 	if (!r)
 		return internal_error("out of memory");
 	r->signal_fd = -1;
-	r->socket.fd = -1;
+	run_live_init(&r->live);
 	run_option_set(&r->set);
 	status = run_options_get(&r->set, argc, argv, &r->o);
 	if (!status && r->o.help) {
