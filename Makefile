@@ -66,7 +66,7 @@ REPLAY_BIN := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$B/tests/fuzz/replay_%)
 INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
-.PHONY: all lib unit guests initrd kernel lab check-lab bench-vcpu-create deps demo demo-run run \
+.PHONY: all lib unit guests initrd kernel lab lab-parts check-lab bench-vcpu-create deps demo demo-run run \
 	check check-run check-long boot-kernels lockstep bench bench-engine bench-placement format format-check tidy \
 	check-headers check-deps check-vectors fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
@@ -126,6 +126,15 @@ $B/tests/fuzz/replay_code: $B/tests/fuzz/fuzz_code.o $B/tests/fuzz/replay.o \
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 $B/tests/fuzz/fuzz_code: $B/tests/fuzz/fuzz_code.o $B/tests/unit/flat.o $B/libsim.a $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
+# It has the command's own parser.
+$B/tests/fuzz/replay_control: $B/tests/fuzz/fuzz_control.o $B/tests/fuzz/replay.o \
+		$(filter-out %/main.o,$(CMD_OBJ)) $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$B/tests/fuzz/fuzz_control: $B/tests/fuzz/fuzz_control.o $(filter-out %/main.o,$(CMD_OBJ)) \
+		$B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 $B/tests/fuzz/replay_%: $B/tests/fuzz/fuzz_%.o $B/tests/fuzz/replay.o $B/libsim.a $B/libalcazar.a
@@ -238,9 +247,23 @@ bench-engine: ## how fast guests run: native, ours, QEMU's; WORKLOADS, ENGINES, 
 	@tools/install-deps bench
 	@$(MAKE) --no-print-directory all guests kernel build/bench/initrd
 	@B=$B bench/engine/run
-lab: all unit guests kernel initrd ## build the NUMA lab: an emulated host with AMD-V and 4 nodes
-	@tests/lab/make $B build/lab
-check-lab: lab ## the KVM engine in the lab; LAB=host: on this host
+build/tests/lab/where: tests/lab/where.c
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -o $@ $<
+build/lab/initrd: $B/alcazar $(GUEST_BIN) build/tests/lab/where build/guest/initrd \
+		$(filter %/test_kvm,$(UNIT_BIN)) $(wildcard tests/lab/* tests/lab/t/*) tests/guest/programs
+	$(call say,LAB)
+	$(Q)tests/lab/make $B build/lab
+lab-parts: all guests kernel initrd
+	@$(MAKE) --no-print-directory build/lab/initrd build/tests/lab/where
+lab: ## boot the NUMA lab, an emulated host with AMD-V and 4 nodes: a shell, or TESTS="place live"
+	@tools/install-deps && tools/install-deps lab
+	@$(MAKE) --no-print-directory lab-parts
+	@tests/lab/run build/lab $(TESTS)
+check-lab: ## placement, memory, moves, KVM in the lab; LAB=host: on this host
+	@tools/install-deps && tools/install-deps lab
+	@$(MAKE) --no-print-directory lab-parts
 	@B=$B MODE=$(MODE) tests/run $(if $(filter host,$(LAB)),labhost,lab)
 
 $B/bench/%: $B/bench/%.o $B/libalcazar.a

@@ -26,18 +26,17 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOCK_FILE    "lock"
-#define SUFFIX       ".claim"
-#define NEW_SUFFIX   ".claim.new"
-#define FILE_BYTES   (LEDGER_NAME_MAX + sizeof(NEW_SUFFIX))
-#define PATH_BYTES   512
-#define PATIENCE_NS  (30 * NSEC_PER_SEC)
-#define NAP_FIRST_NS NSEC_PER_MSEC
-#define NAP_MAX_NS   (16 * NSEC_PER_MSEC)
+#define LOCK_FILE   "lock"
+#define SUFFIX      ".claim"
+#define NEW_SUFFIX  ".claim.new"
+#define FILE_BYTES  (LEDGER_NAME_MAX + sizeof(NEW_SUFFIX))
+#define PATH_BYTES  512
+#define PATIENCE_NS (30 * NSEC_PER_SEC)
 
 struct ledger {
 	int dir, lock_fd;
 	char path[PATH_BYTES];
+	uint64_t patience_ns;
 	pthread_mutex_t holder; /* the thread that has the directory's lock, if any */
 	bool exclusive;         /* guarded by it */
 	pthread_mutex_t own;    /* guards the rest; nothing is taken inside */
@@ -122,6 +121,7 @@ int ledger_open(const char *dir, bool create, struct ledger **out, char *why, si
 	if (!l)
 		return refuse(why, why_bytes, -ENOMEM, "no memory for the ledger");
 	l->dir = l->lock_fd = l->claim_fd = -1;
+	l->patience_ns = PATIENCE_NS;
 	pthread_mutex_init(&l->holder, NULL);
 	pthread_mutex_init(&l->own, NULL);
 	snprintf(l->path, sizeof(l->path), "%s", dir ? dir : ledger_directory(path, sizeof(path)));
@@ -177,24 +177,71 @@ static uint64_t clock_ns(clockid_t clock)
 	return (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
 }
 
-/* Who waits in the kernel cannot tire, and a stopped holder would stop all of us. */
-static int wait_for_lock(int fd, short type)
+/*
+ * Waiting in the kernel is in order of arrival, which polling is not: of two hundred
+ * that poll, some starve. But who waits there cannot tire, and a stopped holder would
+ * stop all of us; so a thread waits on our behalf, and can be cancelled. The lock is the
+ * descriptor's, whichever thread gets it.
+ */
+struct lock_wait {
+	int fd, err;
+	short type;
+	bool done;
+	pthread_mutex_t mutex; /* guards done and err */
+	pthread_cond_t cond;
+};
+
+static void *wait_in_kernel(void *arg)
 {
-	uint64_t deadline_ns = clock_ns(CLOCK_MONOTONIC) + PATIENCE_NS;
-	uint64_t nap_ns = NAP_FIRST_NS;
-	int err;
+	struct lock_wait *w = arg;
+	struct flock f = { .l_type = w->type, .l_whence = SEEK_SET };
+	int err, old;
 
-	for (;;) {
-		struct timespec nap = { .tv_nsec = (long)nap_ns };
+	do
+		err = fcntl(w->fd, F_OFD_SETLKW, &f) ? -errno : 0;
+	while (err == -EINTR);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
+	pthread_mutex_lock(&w->mutex);
+	w->done = true;
+	w->err = err;
+	pthread_cond_signal(&w->cond);
+	pthread_mutex_unlock(&w->mutex);
+	return NULL;
+}
 
-		err = try_lock(fd, type);
-		if (err != -EAGAIN && err != -EACCES)
-			return err;
-		if (clock_ns(CLOCK_MONOTONIC) > deadline_ns)
-			return -ETIMEDOUT;
-		nanosleep(&nap, NULL);
-		nap_ns = MIN(nap_ns * 2, NAP_MAX_NS);
-	}
+static void wait_until_done(struct lock_wait *w, uint64_t deadline_ns)
+{
+	struct timespec t = { .tv_sec = (time_t)(deadline_ns / NSEC_PER_SEC),
+			      .tv_nsec = (long)(deadline_ns % NSEC_PER_SEC) };
+	int err = 0;
+
+	pthread_mutex_lock(&w->mutex);
+	while (!w->done && !err)
+		err = pthread_cond_clockwait(&w->cond, &w->mutex, CLOCK_MONOTONIC, &t);
+	pthread_mutex_unlock(&w->mutex);
+}
+
+static int wait_for_lock(int fd, short type, uint64_t patience_ns)
+{
+	struct lock_wait w = { .fd = fd,
+			       .type = type,
+			       .mutex = PTHREAD_MUTEX_INITIALIZER,
+			       .cond = PTHREAD_COND_INITIALIZER };
+	int err = try_lock(fd, type);
+	pthread_t thread;
+
+	if (err != -EAGAIN && err != -EACCES)
+		return err;
+	err = pthread_create(&thread, NULL, wait_in_kernel, &w);
+	if (err)
+		return -err;
+	wait_until_done(&w, clock_ns(CLOCK_MONOTONIC) + patience_ns);
+	pthread_cancel(thread);
+	pthread_join(thread, NULL);
+	if (w.done)
+		return w.err;
+	try_lock(fd, F_UNLCK); /* it may have got it in the last moment */
+	return -ETIMEDOUT;
 }
 
 /* For the complaint of others only: what stands there need not be true. */
@@ -220,15 +267,15 @@ int ledger_lock(struct ledger *l, enum ledger_mode mode, char *why, size_t why_b
 	int err;
 
 	pthread_mutex_lock(&l->holder);
-	err = wait_for_lock(l->lock_fd, exclusive ? F_WRLCK : F_RDLCK);
+	err = wait_for_lock(l->lock_fd, exclusive ? F_WRLCK : F_RDLCK, l->patience_ns);
 	if (err) {
 		pthread_mutex_unlock(&l->holder);
 		if (err == -ETIMEDOUT)
 			return refuse(why, why_bytes, err,
-				      "%s: process %ld has been planning for %d s: if it is "
-				      "stopped, continue or end it",
-				      l->path, lock_signature(l),
-				      (int)(PATIENCE_NS / NSEC_PER_SEC));
+				      "%s: others have been planning for %u s, process %ld the "
+				      "last: if it is stopped, continue or end it",
+				      l->path, (unsigned)(l->patience_ns / NSEC_PER_SEC),
+				      lock_signature(l));
 		return refuse(why, why_bytes, err, "%s/" LOCK_FILE ": cannot be locked: %s",
 			      l->path, strerror(-err));
 	}
@@ -236,6 +283,11 @@ int ledger_lock(struct ledger *l, enum ledger_mode mode, char *why, size_t why_b
 	if (exclusive)
 		sign_lock(l);
 	return 0;
+}
+
+void ledger_set_patience(struct ledger *l, uint64_t ns)
+{
+	l->patience_ns = ns;
 }
 
 void ledger_unlock(struct ledger *l)
@@ -626,6 +678,10 @@ void ledger_claim_of(const struct plan *plan, const char *name, bool exclusive,
 		if (plan->vcpu[i].shared)
 			pu_set_add(&out->shared, plan->vcpu[i].pu);
 	}
+	out->nr_io = plan->nr_io;
+	for (unsigned i = 0; i < plan->nr_io; i++)
+		out->io[i] = (struct ledger_io){ .node = plan->io[i].host_node,
+						 .pu = plan->io[i].pu };
 	for (unsigned i = 0; i < plan->nr_memory; i++)
 		out->memory[i] = (struct ledger_memory){
 			.guest_node = plan->memory[i].guest_node,

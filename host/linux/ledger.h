@@ -92,12 +92,14 @@ void ledger_close(struct ledger *l); /* releases its claim; NULL is legal */
 const char *ledger_path(const struct ledger *l);
 
 /*
- * For planning and claiming; not recursive. -ETIMEDOUT after half a minute, naming the
- * process that has it. Shared, readers keep out only those who plan.
+ * For planning and claiming; not recursive; in order of arrival. -ETIMEDOUT when patience
+ * ends, which is after half a minute; why[] then names the process that has it. Shared,
+ * readers keep out only those who plan.
  */
 enum ledger_mode { LEDGER_SHARED, LEDGER_EXCLUSIVE };
 int ledger_lock(struct ledger *l, enum ledger_mode mode, char *why, size_t why_bytes);
 void ledger_unlock(struct ledger *l);
+void ledger_set_patience(struct ledger *l, uint64_t ns); /* before others use @l */
 
 /*
  * All live claims, the caller's own too. Under an exclusive lock it also takes away what

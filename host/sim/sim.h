@@ -40,6 +40,7 @@ enum sim_failure {
 	SIM_FAIL_MAP,    /* mem_map() */
 	SIM_FAIL_THREAD, /* thread_create() */
 	SIM_FAIL_TIMER,  /* timer_create() */
+	SIM_FAIL_MOVE,   /* mem_move() */
 	SIM_FAILURES
 };
 

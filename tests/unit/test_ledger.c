@@ -685,6 +685,37 @@ static void one_at_a_time(void **state)
 	munmap(count, PAGE_SIZE);
 }
 
+/* A stopped planner stops nobody for ever, and a dead one nobody at all. */
+static void patience_ends(void **state)
+{
+	struct ledger *l = open_here();
+	char want[32], ready;
+	pid_t pid;
+	int fd[2];
+
+	assert_int_equal(pipe(fd), 0);
+	pid = fork();
+	if (!pid) {
+		if (!ledger_lock(open_here(), LEDGER_EXCLUSIVE, why, sizeof(why)) &&
+		    write(fd[1], "r", 1) == 1)
+			pause();
+		_exit(1);
+	}
+	assert_int_equal(read(fd[0], &ready, 1), 1);
+	ledger_set_patience(l, 20 * NSEC_PER_MSEC);
+	assert_int_equal(ledger_lock(l, LEDGER_EXCLUSIVE, why, sizeof(why)), -ETIMEDOUT);
+	snprintf(want, sizeof(want), "process %d", (int)pid);
+	assert_non_null(strstr(why, want));
+	assert_int_equal(ledger_lock(l, LEDGER_SHARED, why, sizeof(why)), -ETIMEDOUT);
+	end_owner(pid);
+	ledger_set_patience(l, 20 * NSEC_PER_SEC);
+	assert_int_equal(ledger_lock(l, LEDGER_EXCLUSIVE, why, sizeof(why)), 0);
+	ledger_unlock(l);
+	close(fd[0]);
+	close(fd[1]);
+	ledger_close(l);
+}
+
 /* --- what the planner is told ----------------------------------------------------------------- */
 
 static struct machine_model make_machine(unsigned pus)
@@ -872,6 +903,7 @@ int main(void)
 		cmocka_unit_test(where_the_directory_is),
 		in_its_dir(an_update_without_room),
 		in_its_dir(one_at_a_time),
+		in_its_dir(patience_ends),
 		in_its_dir(claims_for_the_planner),
 		in_its_dir(memory_is_promised),
 		cmocka_unit_test(touched_memory_counts_once),

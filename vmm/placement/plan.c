@@ -573,6 +573,8 @@ int plan_make(const struct machine_model *m, const struct plan_request *r, struc
 	}
 	if (!err)
 		err = check_sharing(p, out);
+	if (!err && r->io_threads)
+		plan_io(p, out);
 	if (err == -ENOMEM)
 		snprintf(why, why_bytes, "no memory to make a plan");
 	if (p)

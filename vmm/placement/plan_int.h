@@ -8,6 +8,7 @@
  *   plan_solve.c   homes for given guest nodes, and the exact spread of vCPUs for given homes
  *   plan_deal.c    which PUs of one place, in which order
  *   plan_cost.c    the cost model
+ *   plan_io.c      where I/O threads run
  *   plan_shape.c   what the guest sees of it
  *
  * A place is where vCPUs run: a host node's PUs, or (the last place) the PUs that
@@ -154,6 +155,9 @@ bool plan_homes_fit(const struct planner *p, const struct plan_candidate *c);
 /* plan_cost.c */
 double plan_minor(const struct planner *p, const struct plan_candidate *c);
 void plan_price(const struct planner *p, const struct plan_candidate *c, struct plan *out);
+
+/* plan_io.c: of a plan whose vCPUs and homes are settled. */
+void plan_io(const struct planner *p, struct plan *out);
 
 /* plan_shape.c */
 void plan_shape(const struct machine_model *m, struct plan *out);

@@ -292,6 +292,7 @@ int placement_request(struct option_set *s, const struct run_options *o,
 		.policy = (enum plan_policy)o->policy,
 		.page_bytes = o->pages,
 		.exclusive = o->exclusive,
+		.io_threads = true,
 	};
 	if (o->guest_topology) {
 		status = for_each_item(o->guest_topology, out, m, add_shape_word);
