@@ -214,7 +214,7 @@ run: all kernel initrd ## boot the stock kernel; ARGS="..." adds flags
 check: ## everything a change must pass; ends with "N passed, N failed"
 	@tools/install-deps
 	@$(MAKE) --no-print-directory check-run
-check-run: all unit guests initrd kernel $B/tests/lockstep/boot
+check-run: all unit guests initrd kernel build/tests/cli/threads $B/tests/lockstep/boot
 	@B=$B MODE=$(MODE) CC="$(CC)" tests/run $(TESTS)
 
 check-long: ## what takes too long for every change
@@ -247,11 +247,16 @@ bench-engine: ## how fast guests run: native, ours, QEMU's; WORKLOADS, ENGINES, 
 	@tools/install-deps bench
 	@$(MAKE) --no-print-directory all guests kernel build/bench/initrd
 	@B=$B bench/engine/run
+build/tests/cli/threads: tests/cli/threads.c
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -pthread -o $@ $<
 build/tests/lab/where: tests/lab/where.c
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -o $@ $<
-build/lab/initrd: $B/alcazar $(GUEST_BIN) build/tests/lab/where build/guest/initrd \
+build/lab/initrd: $B/alcazar $B/pin_cores $(GUEST_BIN) build/tests/lab/where build/tests/cli/threads \
+		build/guest/initrd \
 		$(filter %/test_kvm,$(UNIT_BIN)) $(wildcard tests/lab/* tests/lab/t/*) tests/guest/programs
 	$(call say,LAB)
 	$(Q)tests/lab/make $B build/lab

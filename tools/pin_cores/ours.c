@@ -8,7 +8,9 @@
 
 #include "apply.h"
 #include "bind.h"
+#include "host/linux/cmd/client.h"
 #include "host/linux/cmd/cmd.h"
+#include "host/linux/cmd/live_cmd.h"
 #include "host/linux/foreign.h"
 #include "host/linux/ledger.h"
 
@@ -127,33 +129,49 @@ static int bind_vcpus(const struct record *r)
 	return status;
 }
 
-static bool has_one_home(const struct plan *p)
+/* Only the machine knows which of its memory is which guest node's: it is asked. */
+static int move_node(const char *name, const struct plan_memory *m, uint64_t *bytes,
+		     double *seconds)
 {
-	for (unsigned i = 1; i < p->nr_memory; i++)
-		if (p->memory[i].host_node != p->memory[0].host_node)
-			return false;
-	return true;
+	json_t *request = client_request("move-memory"), *result = NULL;
+	int status;
+
+	json_object_set_new(request, "node", json_integer(m->guest_node));
+	json_object_set_new(request, "to", json_integer(m->host_node));
+	status = live_ask(name, request, NULL, &result);
+	*bytes += live_bytes(result, "bytes");
+	*seconds += live_real(result, "seconds");
+	json_decref(result);
+	return status;
+}
+
+static int move_nodes(const char *name, const struct plan *p)
+{
+	char text[SIZE_TEXT];
+	uint64_t bytes = 0;
+	double seconds = 0;
+	int status = 0;
+
+	for (unsigned i = 0; i < p->nr_memory && !status; i++)
+		if (p->memory[i].host_node >= 0)
+			status = move_node(name, &p->memory[i], &bytes, &seconds);
+	if (!status)
+		printf("saw to %s of guest memory in %.2f s\n", size_text(bytes, text), seconds);
+	return status;
 }
 
 static int act(const char *name, const struct pin_options *o, struct record *r)
 {
-	struct mover_result moved = { 0 };
 	int status = ours_record(name, r);
 
-	if (!status && o->move_memory && !has_one_home(&r->plan))
-		status = user_error("%s: its memory has several homes, which only the machine can "
-				    "tell apart: say `alcazar rebalance %s`",
-				    name, name);
 	if (!status)
 		status = bind_vcpus(r);
-	if (!status && o->move_memory)
-		status = apply_memory(r->pid, &r->plan, &moved);
 	if (status)
 		return status;
 	printf("bound %u vCPU%s of %s\n", r->nr, r->nr == 1 ? "" : "s", name);
 	if (o->move_memory)
-		apply_print_memory(&moved);
-	return finish_output(0);
+		status = move_nodes(name, &r->plan);
+	return finish_output(status);
 }
 
 int ours_apply(const char *name, const struct pin_options *o)

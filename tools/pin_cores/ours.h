@@ -8,7 +8,7 @@
 /* What machine @name has claimed, as a record of its process. 0 or an exit status. */
 int ours_record(const char *name, struct record *out);
 
-/* Binds its vCPUs as the ledger has them, and moves memory if it has one home. An exit status. */
+/* Binds its vCPUs as the ledger has them; with --memory it sees to its memory. An exit status. */
 int ours_apply(const char *name, const struct pin_options *o);
 
 #endif

@@ -14,8 +14,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define STATUS_ASTRAY 1
-
 /* clang-format off */
 static const struct option table[] = {
 	PIN_OPTION_PID,
@@ -103,7 +101,7 @@ static int find_truth(struct truth *t, const struct pin_options *o)
 
 static int verdict(const struct truth *t)
 {
-	return t->astray || (t->memory_counts && !t->local) ? STATUS_ASTRAY : 0;
+	return t->astray || (t->memory_counts && !t->local) ? STATUS_DRIFT : 0;
 }
 
 static double home_percent(const struct truth *t)
