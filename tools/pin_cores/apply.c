@@ -72,26 +72,42 @@ static int read_plan(struct placing *p, const char *path)
 
 /* --- threads ----------------------------------------------------------------------------- */
 
-/* PUs of the homes that carry no vCPU; where there are none, all of the homes'. */
+static bool is_home(const struct plan *p, const struct machine_model *m,
+		    const struct machine_pu *pu)
+{
+	for (unsigned i = 0; i < p->nr_memory && pu->node != MACHINE_NONE; i++)
+		if ((int)m->node[pu->node].os_index == p->memory[i].host_node)
+			return true;
+	return pu->node == MACHINE_NONE;
+}
+
+static bool is_taken(const struct placing *p, unsigned pu)
+{
+	for (unsigned i = 0; i < p->claims.nr; i++)
+		if (pu_set_has(&p->claims.claim[i].pus, pu))
+			return true;
+	return pu_set_has(&p->plan.claim, pu);
+}
+
+/*
+ * Where the other threads go: the PUs that are planned for I/O, and those of the homes that
+ * carry no vCPU; where there are none, all of the homes'.
+ */
 static void find_beside(const struct placing *p, struct pu_set *out)
 {
 	const struct machine_model *m = &p->scene.m;
 	struct pu_set near = { 0 };
 
 	pu_set_clear(out);
+	for (unsigned i = 0; i < p->plan.nr_io; i++)
+		pu_set_add(out, p->plan.io[i].pu);
 	for (unsigned i = 0; i < m->nr_pus; i++) {
 		const struct machine_pu *pu = &m->pu[i];
-		bool home = pu->node == MACHINE_NONE;
-		bool taken = pu_set_has(&p->plan.claim, pu->os_index);
 
-		for (unsigned k = 0; k < p->plan.nr_memory && !home; k++)
-			home = (int)m->node[pu->node].os_index == p->plan.memory[k].host_node;
-		for (unsigned k = 0; k < p->claims.nr && !taken; k++)
-			taken = pu_set_has(&p->claims.claim[k].pus, pu->os_index);
-		if (!home || !pu->usable)
+		if (!pu->usable || !is_home(&p->plan, m, pu))
 			continue;
 		pu_set_add(&near, pu->os_index);
-		if (!taken)
+		if (!is_taken(p, pu->os_index))
 			pu_set_add(out, pu->os_index);
 	}
 	if (!pu_set_count(out))

@@ -326,7 +326,7 @@ int cmd_launch(int argc, char **argv)
 		.table = table,
 		.nr = ARRAY_SIZE(table),
 	};
-	struct pin_options o = { .hints = true };
+	struct pin_options o = { .hints = true, .program = true };
 	int own = 1, status;
 
 	while (own < argc && strcmp(argv[own], "--") != 0)

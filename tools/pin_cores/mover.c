@@ -1,8 +1,10 @@
 /*
  * mover.c - see mover.h.
  *
- * A piece is 2 MiB, aligned, so that a transparent huge page goes whole. Pages that
- * several processes map can only be moved by whoever has CAP_SYS_NICE.
+ * A piece is 2 MiB, aligned, so that a transparent huge page goes whole; its address says
+ * to which home it goes, so that doing it again moves nothing. Pages that somebody holds
+ * at the moment do not move: they get more chances. Pages that several processes map can
+ * only be moved by whoever has CAP_SYS_NICE.
  */
 #include "mover.h"
 
@@ -15,15 +17,18 @@
 #define PIECE_BYTES MIB(2)
 #define PAGES_MAX   (PIECE_BYTES / PAGE_SIZE)
 #define HOMES_MAX   64
+#define DEAL        256 /* pieces in a round over the homes */
+#define PASSES      5
+#define PAUSE_NS    (50 * NSEC_PER_MSEC)
 
 struct mover {
 	pid_t pid;
-	const struct mover_home *home;
-	unsigned nr_homes;
-	uint64_t dealt[HOMES_MAX]; /* bytes of each one's pieces */
+	unsigned node[DEAL]; /* where the pieces of a round go */
 	int flags;
 	struct resident resident;
-	struct mover_result *result;
+	/* Of this pass. */
+	uint64_t seen_bytes, astray_bytes, stuck_bytes;
+	int stuck_err;
 
 	/* Resident pages of one piece, gathered. */
 	void *page[PAGES_MAX];
@@ -31,23 +36,27 @@ struct mover {
 	uint64_t page_bytes;
 };
 
-/* The one that is farthest behind its share. */
-static unsigned next_home(const struct mover *mv)
+/* Each piece of a round goes to the home that is farthest behind its share. */
+static void deal(struct mover *mv, const struct mover_home *home, unsigned nr)
 {
-	unsigned best = 0;
+	unsigned dealt[HOMES_MAX] = { 0 }, best;
 
-	for (unsigned h = 1; h < mv->nr_homes; h++)
-		if ((double)mv->dealt[h] * (double)mv->home[best].bytes <
-		    (double)mv->dealt[best] * (double)mv->home[h].bytes)
-			best = h;
-	return best;
+	for (unsigned i = 0; i < DEAL; i++) {
+		best = 0;
+		for (unsigned h = 1; h < nr; h++)
+			if ((double)dealt[h] * (double)home[best].bytes <
+			    (double)dealt[best] * (double)home[h].bytes)
+				best = h;
+		dealt[best]++;
+		mv->node[i] = home[best].node;
+	}
 }
 
 static void stuck(struct mover *mv, uint64_t bytes, int err)
 {
-	mv->result->stuck_bytes += bytes;
-	if (!mv->result->stuck_err)
-		mv->result->stuck_err = err;
+	mv->stuck_bytes += bytes;
+	if (!mv->stuck_err)
+		mv->stuck_err = err;
 }
 
 /* Of the gathered pages those that are elsewhere stay. */
@@ -61,11 +70,12 @@ static int keep_those_elsewhere(struct mover *mv, int target)
 	for (unsigned i = 0; i < mv->nr_pages; i++) {
 		if (status[i] < 0)
 			continue; /* gone meanwhile, or the page of zeroes that all share */
-		mv->result->seen_bytes += mv->page_bytes;
+		mv->seen_bytes += mv->page_bytes;
 		if (status[i] != target)
 			mv->page[kept++] = mv->page[i];
 	}
 	mv->nr_pages = kept;
+	mv->astray_bytes += kept * mv->page_bytes;
 	return 0;
 }
 
@@ -80,26 +90,22 @@ static int move(struct mover *mv, int target)
 	if (move_pages(mv->pid, mv->nr_pages, mv->page, node, status, mv->flags) < 0 &&
 	    errno != EIO)
 		return -errno;
-	for (unsigned i = 0; i < mv->nr_pages; i++) {
-		if (status[i] == target)
-			mv->result->moved_bytes += mv->page_bytes;
-		else if (status[i] != -ENOENT) /* gone meanwhile */
+	for (unsigned i = 0; i < mv->nr_pages; i++)
+		if (status[i] != target && status[i] != -ENOENT) /* that is gone meanwhile */
 			stuck(mv, mv->page_bytes, status[i] < 0 ? status[i] : -EBUSY);
-	}
 	return 0;
 }
 
-/* What was gathered goes to the home whose turn it is. */
+/* What was gathered goes to its home. */
 static int flush(struct mover *mv)
 {
-	unsigned home = next_home(mv);
-	uint64_t seen = mv->result->seen_bytes;
-	int target = (int)mv->home[home].node, err;
+	uint64_t piece = MAX(PIECE_BYTES, mv->page_bytes);
+	int target, err;
 
 	if (!mv->nr_pages)
 		return 0;
+	target = (int)mv->node[(uintptr_t)mv->page[0] / piece % DEAL];
 	err = keep_those_elsewhere(mv, target);
-	mv->dealt[home] += mv->result->seen_bytes - seen;
 	if (!err && mv->nr_pages)
 		err = move(mv, target);
 	mv->nr_pages = 0;
@@ -143,31 +149,50 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
 }
 
+static int pass(struct mover *mv, const struct proc_memory *m,
+		void (*progress)(void *arg, uint64_t done, uint64_t all), void *arg)
+{
+	int err = 0;
+
+	mv->seen_bytes = mv->astray_bytes = mv->stuck_bytes = 0;
+	mv->stuck_err = 0;
+	for (unsigned i = 0; i < m->nr_regions && !err; i++) {
+		err = move_region(mv, &m->region[i]);
+		if (progress)
+			progress(arg, mv->seen_bytes, m->bytes);
+	}
+	return err;
+}
+
 int mover_run(pid_t pid, const struct proc_memory *m, const struct mover_home *home,
 	      unsigned nr_homes, void (*progress)(void *arg, uint64_t done, uint64_t all),
 	      void *arg, struct mover_result *out)
 {
-	struct mover mv = { .pid = pid,
-			    .home = home,
-			    .nr_homes = nr_homes,
-			    .flags = MPOL_MF_MOVE_ALL,
-			    .result = out };
-	uint64_t start = now_ns();
+	struct mover mv = { .pid = pid, .flags = MPOL_MF_MOVE_ALL };
+	struct timespec pause = { .tv_nsec = PAUSE_NS };
+	uint64_t start = now_ns(), astray = 0;
 	int err;
 
 	*out = (struct mover_result){ 0 };
 	if (!nr_homes || nr_homes > HOMES_MAX)
 		return -EINVAL;
+	deal(&mv, home, nr_homes);
 	/* Moving nothing tells whether the flag is granted. */
 	if (move_pages(pid, 0, NULL, NULL, NULL, MPOL_MF_MOVE_ALL))
 		mv.flags = MPOL_MF_MOVE;
 	err = resident_open(&mv.resident, pid);
-	for (unsigned i = 0; i < m->nr_regions && !err; i++) {
-		err = move_region(&mv, &m->region[i]);
-		if (progress)
-			progress(arg, out->seen_bytes, m->bytes);
+	for (unsigned i = 0; i < PASSES && !err; i++) {
+		err = pass(&mv, m, progress, arg);
+		astray = i ? astray : mv.astray_bytes;
+		if (!mv.stuck_bytes)
+			break;
+		nanosleep(&pause, NULL);
 	}
 	resident_close(&mv.resident);
+	out->seen_bytes = mv.seen_bytes;
+	out->moved_bytes = astray - MIN(mv.stuck_bytes, astray);
+	out->stuck_bytes = mv.stuck_bytes;
+	out->stuck_err = mv.stuck_err;
 	out->ns = now_ns() - start;
 	return err;
 }

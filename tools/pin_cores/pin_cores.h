@@ -18,6 +18,7 @@ struct pin_options {
 	unsigned pid, interval_ms, memory_policy, local;
 	const char *svg, *plan_file;
 	bool load, move_memory, once, hints;
+	bool program; /* not a machine: nothing does I/O for it */
 };
 
 #define PIN_OFFSET(field) offsetof(struct pin_options, field)

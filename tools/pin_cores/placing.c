@@ -129,7 +129,12 @@ static int make_plan(struct placing *p, char *why)
 	return plan_make(&p->scene.m, &p->placement.request, &p->plan, why, WHY_BYTES);
 }
 
-static void warn_of_sharing(const struct placing *p)
+static const char *unit_of(const struct placing *p, const struct pin_options *o)
+{
+	return p->has_subject ? p->subject.unit : o->program ? "thread" : "vCPU";
+}
+
+static void warn_of_sharing(const struct placing *p, const struct pin_options *o)
 {
 	const struct plan *plan = &p->plan;
 	struct pu_set shared = { 0 };
@@ -145,9 +150,9 @@ static void warn_of_sharing(const struct placing *p)
 	if (!nr)
 		return;
 	claims_sharers(&p->claims, &shared, "with", sharers, sizeof(sharers));
-	user_error("warning: %u of %u %ss share %u PU%s%s%s", nr, plan->nr_vcpus,
-		   p->has_subject ? p->subject.unit : "vCPU", pu_set_count(&shared),
-		   pu_set_count(&shared) == 1 ? "" : "s", sharers[0] ? ": " : "", sharers);
+	user_error("warning: %u of %u %ss share %u PU%s%s%s", nr, plan->nr_vcpus, unit_of(p, o),
+		   pu_set_count(&shared), pu_set_count(&shared) == 1 ? "" : "s",
+		   sharers[0] ? ": " : "", sharers);
 }
 
 int placing_plan(struct placing *p, struct option_set *set, struct pin_options *o)
@@ -163,6 +168,7 @@ int placing_plan(struct placing *p, struct option_set *set, struct pin_options *
 	status = placement_request(set, &o->run, &p->scene.m, &p->placement);
 	if (status)
 		return status;
+	p->placement.request.io_threads = p->has_subject ? p->subject.is_vmm : !o->program;
 	p->placement.request.claim = p->claims.claim;
 	p->placement.request.nr_claims = p->claims.nr;
 	err = make_plan(p, why);
@@ -174,7 +180,7 @@ int placing_plan(struct placing *p, struct option_set *set, struct pin_options *
 		return internal_error("%s", why);
 	if (err)
 		return user_error("%s", why);
-	warn_of_sharing(p);
+	warn_of_sharing(p, o);
 	return 0;
 }
 
