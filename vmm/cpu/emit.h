@@ -31,7 +31,7 @@ enum hreg {
 };
 
 /* Condition codes as in 0F 8x. */
-enum hcond { CC_NZ = 5, CC_Z = 4, CC_A = 7 };
+enum hcond { CC_NZ = 5, CC_Z = 4, CC_BE = 6, CC_A = 7 };
 
 struct emit {
 	uint8_t *p; /* where to write next */

@@ -163,7 +163,7 @@ enum xvec xlat_vec(const struct cpu *c)
 	return (c->s.xcr0 & avx512) == avx512 ? XVEC_AVX512 : XVEC_AVX;
 }
 
-static struct xblock *xblock_find(struct cpu *c, uint64_t hva)
+static struct xblock *xblock_find(struct cpu *c, uint64_t hva, bool plain)
 {
 	struct xlat *x = c->xlat;
 	uint32_t *p = bucket(x, hva);
@@ -174,7 +174,7 @@ static struct xblock *xblock_find(struct cpu *c, uint64_t hva)
 
 		if (!xblock_alive(b))
 			*p = b->hash_next;
-		else if (b->hva == hva && b->vec == vec)
+		else if (b->hva == hva && b->vec == vec && b->plain == plain)
 			return b;
 		else
 			p = &b->hash_next;
@@ -193,7 +193,7 @@ static void flush(struct cpu *c)
 	forget_jumps(c);
 }
 
-static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa)
+static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, bool plain)
 {
 	struct xlat *x = c->xlat;
 	struct xblock *b;
@@ -206,6 +206,7 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa)
 		.hva = hva,
 		.page_version = codemap_version(c->codemap, gpa),
 		.vec = (uint8_t)xlat_vec(c),
+		.plain = plain,
 	};
 	xgen_block(c, b, x->nr_blocks, gpa & PAGE_MASK);
 	head = bucket(x, hva);
@@ -216,7 +217,7 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa)
 }
 
 /* The block at s.rip. NULL: a fault is pending. */
-static struct xblock *xblock_get(struct cpu *c)
+static struct xblock *xblock_get(struct cpu *c, bool plain)
 {
 	uint64_t gva = c->s.rip, gpa;
 	const struct tlb_entry *e = tlb_slot(c, gva);
@@ -224,7 +225,7 @@ static struct xblock *xblock_get(struct cpu *c)
 	struct xblock *b;
 
 	if (likely(e->exec == tlb_key(c, gva, 1))) {
-		b = xblock_find(c, gva + e->addend);
+		b = xblock_find(c, gva + e->addend, plain);
 		if (likely(b))
 			return b;
 	}
@@ -232,15 +233,17 @@ static struct xblock *xblock_get(struct cpu *c)
 	if (!page)
 		return NULL;
 	gpa |= gva & ~PAGE_MASK;
-	b = xblock_find(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK));
-	return b ? b : xblock_make(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK), gpa);
+	b = xblock_find(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK), plain);
+	return b ? b : xblock_make(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK), gpa, plain);
 }
 
 static void link_edge(struct xlat *x, struct xedge *g, const struct xblock *to)
 {
 	uint64_t target = g->flags_host ? to->enter_host : to->enter_mem;
 
-	if (g->poll) {
+	if (g->poll && to->enter_poll) {
+		target = to->enter_poll;
+	} else if (g->poll) {
 		__atomic_store_n(g->poll_table, target, __ATOMIC_RELAXED);
 		target = g->poll;
 	}
@@ -286,7 +289,7 @@ static struct xblock *follow_edge(struct cpu *c, struct xblock *from, unsigned e
 	struct xblock *to;
 
 	c->s.rip = c->block_rip + g->target;
-	to = xblock_get(c);
+	to = xblock_get(c, false);
 	if (to && to->hva == hva && x->flushes == flushes && xblock_alive(from))
 		link_edge(x, g, to);
 	return to;
@@ -298,7 +301,7 @@ static struct xblock *follow_edge(struct cpu *c, struct xblock *from, unsigned e
  */
 static void undo_branch(struct cpu *c)
 {
-	uint64_t at = c->block_rip + (uint16_t)c->x.what, gpa;
+	uint64_t at = c->block_rip + xwhat_off(c->x.what), gpa;
 	const uint8_t *page = mmu_fetch(c, at, &gpa);
 	ZydisDecodedInstruction z;
 	ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
@@ -328,9 +331,10 @@ enum xlat_result xlat_run(struct cpu *c)
 	struct xblock *b;
 
 	xlat_asid_changed(c);
-	b = xblock_get(c);
+	b = xblock_get(c, false);
 	while (b) {
-		remember_jump(c, b);
+		if (likely(!b->plain))
+			remember_jump(c, b);
 		enter(c, b);
 		stat_add(&c->vcpu->stats, STAT_BLOCKS, 1);
 		switch (c->x.why) {
@@ -341,9 +345,12 @@ enum xlat_result xlat_run(struct cpu *c)
 			}
 			if (unlikely(x->counts && c->insns >= c->insns_stop))
 				return XLAT_ATTEND; /* before a fault of the next fetch */
-			b = xblock_get(c);
+			b = xblock_get(c, false);
 			break;
 		case XEXIT_ATTEND:
+			return XLAT_ATTEND;
+		case XEXIT_ATTEND_AT:
+			c->s.rip = c->block_rip + xwhat_off(c->x.what);
 			return XLAT_ATTEND;
 		case XEXIT_ATTEND_EDGE:
 			c->s.rip =
@@ -353,10 +360,12 @@ enum xlat_result xlat_run(struct cpu *c)
 			b = follow_edge(c, &x->block[c->x.what / 2], c->x.what % 2);
 			break;
 		default:
-			c->s.rip = c->block_rip + (uint16_t)c->x.what;
+			c->s.rip = c->block_rip + xwhat_off(c->x.what);
 			if (x->counts)
-				c->insns += c->x.what >> 16;
-			return XLAT_INTERP;
+				c->insns += xwhat_retired(c->x.what);
+			if (!(c->x.what & XWHAT_PLAIN))
+				return XLAT_INTERP;
+			b = xblock_get(c, true);
 		}
 	}
 	return XLAT_FAULT;

@@ -285,6 +285,17 @@ static enum kind system_kind(const struct insn *n)
 	}
 }
 
+static enum kind rep_kind(const struct insn *n)
+{
+	const ZydisDecodedInstruction *z = &n->z;
+
+	if (!(z->attributes & ZYDIS_ATTRIB_HAS_REP) || z->address_width != 64 ||
+	    (z->attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)))
+		return K_INTERP;
+	/* A4, A5: MOVS; AA, AB: STOS */
+	return (z->opcode & 0xfe) == 0xa4 || (z->opcode & 0xfe) == 0xaa ? K_REP : K_INTERP;
+}
+
 static enum kind classify(struct cpu *c, struct insn *n)
 {
 	const ZydisDecodedInstruction *z = &n->z;
@@ -323,6 +334,8 @@ static enum kind classify(struct cpu *c, struct insn *n)
 	default:
 		break;
 	}
+	if (z->meta.category == ZYDIS_CATEGORY_STRINGOP)
+		return rep_kind(n);
 	if (!category_is_plain(z) || mnemonic_is_special(z->mnemonic) || !operands_are_plain(n))
 		return K_INTERP;
 	/* BT and its like: the bit offset moves the address. */
@@ -434,19 +447,23 @@ static void find_live_flags(struct gen *g)
  * If one of them stores, the look-up is one for stores. Ranges are kept short, because one
  * that crosses a page goes to the interpreter.
  */
-#define RANGE_MAX 256
+#define RANGE_MAX   256
+#define GROUPS_OPEN 3
 
 struct group {
 	struct access *leader; /* NULL: none is open */
+	const struct insn *at; /* whose it is */
 	int32_t leader_delta;  /* of the register, since the groups of it began */
 	int32_t lo, hi;
 };
 
 struct groups {
 	struct gen *g;
-	struct group open[GPR_COUNT];
+	struct group open[GPR_COUNT][GROUPS_OPEN];
 	int32_t delta[GPR_COUNT];
 	int8_t nr_slots;
+	uint16_t unknown; /* registers that have got another value */
+	uint16_t ended;   /* registers that had a group already */
 	uint16_t roaming; /* registers that may be anywhere next time: see find_roaming() */
 };
 
@@ -455,7 +472,11 @@ struct groups {
  * with the page that the last one by the same register found, or, for operands of
  * other forms, the last one at the same place of the code. Loads and stores keep apart.
  */
-enum { PAGES_BY_REG = 0, PAGES_BY_PLACE = 2 * GPR_COUNT, NR_PLACES = (XPAGES - PAGES_BY_PLACE) / 2 };
+enum {
+	PAGES_BY_REG = 0,
+	PAGES_BY_PLACE = 2 * GPR_COUNT,
+	NR_PLACES = (XPAGES - PAGES_BY_PLACE) / 2
+};
 
 static int8_t page_of_reg(unsigned gpr, bool write)
 {
@@ -470,39 +491,70 @@ static int8_t page_of_place(const struct gen *g, const struct insn *n, bool writ
 	return (int8_t)(PAGES_BY_PLACE + (write ? NR_PLACES : 0) + at % NR_PLACES);
 }
 
-static void group_end(struct groups *s, unsigned gpr)
+static void group_end(struct groups *s, struct group *p)
 {
-	struct group *p = &s->open[gpr];
+	struct access *a = p->leader;
 
-	if (!p->leader)
+	if (!a)
 		return;
-	if (p->leader->leads) {
-		p->leader->from = p->lo - p->leader_delta;
-		p->leader->bytes = (uint16_t)(p->hi - p->lo);
+	if (a->leads) {
+		a->from = p->lo - p->leader_delta;
+		a->bytes = (uint16_t)(p->hi - p->lo);
 	}
-	if (!(s->roaming & BIT(gpr)))
-		p->leader->page = page_of_reg(gpr, p->leader->write);
+	a->from_head = p->lo;
+	if (!(s->roaming & BIT(a->base)))
+		a->page = s->ended & BIT(a->base) ? page_of_place(s->g, p->at, a->write)
+						  : page_of_reg(a->base, a->write);
+	s->ended |= (uint16_t)BIT(a->base);
 	p->leader = NULL;
 }
 
-static void group_begin(struct groups *s, struct access *a, int32_t lo, unsigned bytes, bool write)
+/* @gpr becomes something else. */
+static void groups_end(struct groups *s, unsigned gpr)
 {
-	s->open[a->base] = (struct group){ a, s->delta[a->base], lo, lo + (int32_t)bytes };
-	a->write = write;
-	a->from = a->disp;
-	a->bytes = (uint16_t)bytes;
+	for (unsigned i = 0; i < GROUPS_OPEN; i++)
+		group_end(s, &s->open[gpr][i]);
+	s->unknown |= (uint16_t)BIT(gpr);
+	s->delta[gpr] = 0;
 }
 
-static void note_access(struct groups *s, struct access *a, unsigned bytes, bool write)
+static bool group_takes(const struct groups *s, const struct group *p, int32_t lo, int32_t hi,
+			bool write)
 {
-	struct group *p = &s->open[a->base];
+	const struct access *a = p->leader;
+
+	if (!a || MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX)
+		return false;
+	if (write && !a->write && s->g->c->vm->cfg.exact_flags)
+		return false; /* the page would be dirty too early */
+	return !s->g->b->plain && (a->leads || s->nr_slots < XSLOTS);
+}
+
+static void group_begin(struct groups *s, const struct insn *n, struct access *a, int32_t lo,
+			int32_t hi, bool write)
+{
+	struct group *p = s->open[a->base];
+
+	while (p->leader && p < &s->open[a->base][GROUPS_OPEN - 1])
+		p++;
+	group_end(s, p);
+	*p = (struct group){ a, n, s->delta[a->base], lo, hi };
+	a->write = write;
+	a->from = a->disp;
+	a->bytes = (uint16_t)(hi - lo);
+}
+
+static void note_access(struct groups *s, const struct insn *n, struct access *a, unsigned bytes,
+			bool write)
+{
 	int32_t lo = s->delta[a->base] + a->disp, hi = lo + (int32_t)bytes;
+	struct group *p = s->open[a->base], *end = p + GROUPS_OPEN;
 
 	a->simple = true;
-	if (!p->leader || (write && !p->leader->write && s->g->c->vm->cfg.exact_flags) || MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX ||
-	    (!p->leader->leads && s->nr_slots == XSLOTS)) {
-		group_end(s, a->base);
-		group_begin(s, a, lo, bytes, write);
+	while (p < end && !group_takes(s, p, lo, hi, write))
+		p++;
+	if (p == end) {
+		group_begin(s, n, a, lo, hi, write);
 		return;
 	}
 	if (!p->leader->leads) {
@@ -522,6 +574,13 @@ static bool roams(const struct groups *s, ZydisRegister r)
 	return gpr != OP_NO_REG && (s->roaming & BIT(gpr));
 }
 
+static int32_t delta_of(const struct groups *s, ZydisRegister r)
+{
+	uint8_t gpr = xlat_gpr(r);
+
+	return gpr == OP_NO_REG ? 0 : s->delta[gpr];
+}
+
 static void note_operand(struct groups *s, struct insn *n)
 {
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
@@ -529,6 +588,10 @@ static void note_operand(struct groups *s, struct insn *n)
 
 	if (!(roams(s, p->mem.base) || roams(s, p->mem.index)))
 		n->at.page = page_of_place(s->g, n, write);
+	n->at.write = write;
+	n->at.bytes = p->size / 8u;
+	n->at.from_head = (int32_t)(delta_of(s, p->mem.base) +
+				    (uint32_t)delta_of(s, p->mem.index) * p->mem.scale);
 	if (n->z.address_width != 64 || p->mem.index != ZYDIS_REGISTER_NONE ||
 	    p->mem.base == ZYDIS_REGISTER_RIP || p->mem.base == ZYDIS_REGISTER_NONE ||
 	    p->mem.segment == ZYDIS_REGISTER_FS || p->mem.segment == ZYDIS_REGISTER_GS ||
@@ -540,14 +603,14 @@ static void note_operand(struct groups *s, struct insn *n)
 	if (xhome(n->at.base) == H_NONE)
 		return;
 	n->at.page = -1;
-	note_access(s, &n->at, p->size / 8u, write);
+	note_access(s, n, &n->at, p->size / 8u, write);
 }
 
 static void note_stack(struct groups *s, struct insn *n, unsigned base, int32_t disp, bool write)
 {
 	n->stack.base = (uint8_t)base;
 	n->stack.disp = disp;
-	note_access(s, &n->stack, 8, write);
+	note_access(s, n, &n->stack, 8, write);
 }
 
 /* The register that @n moves by a known amount, if that is all it does; OP_NO_REG: none. */
@@ -594,8 +657,7 @@ static bool sets_steadily(const struct insn *n)
 	case ZYDIS_MNEMONIC_LEAVE:
 		return true;
 	case ZYDIS_MNEMONIC_XOR:
-		return p[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		       p[0].reg.value == p[1].reg.value;
+		return p[1].type == ZYDIS_OPERAND_TYPE_REGISTER && p[0].reg.value == p[1].reg.value;
 	case ZYDIS_MNEMONIC_LEA:
 		return p[1].mem.index == ZYDIS_REGISTER_NONE;
 	case ZYDIS_MNEMONIC_MOV:
@@ -626,8 +688,7 @@ static void find_roaming(struct groups *s)
 
 			if (p->type == ZYDIS_OPERAND_TYPE_REGISTER &&
 			    (p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
-			    xlat_gpr(p->reg.value) != OP_NO_REG &&
-			    xlat_gpr(p->reg.value) != RSP)
+			    xlat_gpr(p->reg.value) != OP_NO_REG && xlat_gpr(p->reg.value) != RSP)
 				s->roaming |= (uint16_t)BIT(xlat_gpr(p->reg.value));
 		}
 	}
@@ -647,8 +708,7 @@ static void note_writes(struct groups *s, const struct insn *n)
 		gpr = xlat_gpr(p->reg.value);
 		if (gpr == OP_NO_REG)
 			continue;
-		group_end(s, gpr);
-		s->delta[gpr] = 0;
+		groups_end(s, gpr);
 	}
 }
 
@@ -671,8 +731,7 @@ static void note_insn(struct groups *s, struct insn *n)
 		note_stack(s, n, RSP, 0, false);
 		if (n->operand[0].reg.value != ZYDIS_REGISTER_RSP) {
 			s->delta[RSP] += 8;
-			group_end(s, xlat_gpr(n->operand[0].reg.value));
-			s->delta[xlat_gpr(n->operand[0].reg.value)] = 0;
+			groups_end(s, xlat_gpr(n->operand[0].reg.value));
 			return;
 		}
 		break;
@@ -700,8 +759,9 @@ static void find_groups(struct gen *g)
 	find_roaming(&s);
 	for (i = 0; i < g->nr_insns; i++)
 		note_insn(&s, &g->insn[i]);
-	for (i = 0; i < GPR_COUNT; i++)
-		group_end(&s, i);
+	for (i = 0; i < GPR_COUNT * GROUPS_OPEN; i++)
+		group_end(&s, &s.open[i / GROUPS_OPEN][i % GROUPS_OPEN]);
+	xloop_find(g, s.delta, s.unknown);
 }
 
 unsigned xlat_decode(struct gen *g, uint64_t page_gpa)
