@@ -328,8 +328,9 @@ install: all ## install below PREFIX (/usr/local), DESTDIR respected
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig \
 		$(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 755 $B/alcazar $B/pin_cores $(DESTDIR)$(PREFIX)/bin
-	install -D -m 644 tools/completion/alcazar \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/alcazar
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 644 tools/completion/alcazar tools/completion/pin_cores \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 644 $B/libalcazar.a $(DESTDIR)$(PREFIX)/lib
 	install -m 755 $B/libalcazar.so $(DESTDIR)$(PREFIX)/lib/libalcazar.so.$(VERSION)
 	ln -sf libalcazar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libalcazar.so.0
@@ -347,7 +348,8 @@ uninstall: ## undo install
 		$(DESTDIR)$(PREFIX)/lib/pkgconfig/alcazar.pc $(DESTDIR)$(PREFIX)/include/alcazar \
 		$(DESTDIR)$(PREFIX)/share/man/man1/alcazar*.1 \
 		$(DESTDIR)$(PREFIX)/share/man/man1/pin_cores.1 \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/alcazar
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/alcazar \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/pin_cores
 clean: ## remove build/
 	rm -rf build
 

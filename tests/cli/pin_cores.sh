@@ -127,6 +127,10 @@ check "and painted" gives 0 '' show --no-load --svg host.svg
 check "by name" grep -q '^threads vCPU 1' host.svg
 check "watched" gives 0 'CPU 1/KVM' watch --pid $pid --once
 check "as JSON" gives 0 '"name": "CPU 0/KVM"' watch --pid $pid --once --json
+timeout -s TERM 2 "$pin_cores" watch --pid $pid --interval 100 --json >out 2>err
+check "again and again" [ "$(count '^{"processes":' out)" -gt 2 ]
+timeout -s INT 1 "$pin_cores" watch --pid $pid --interval 100 >out 2>err
+check "and no escape codes in files" bash -c '! grep -q "$(printf "\033")" out'
 if [ "$(nproc)" -gt 1 ]; then
 	taskset -pc 0,1 "$(grep -l 'CPU 1' /proc/$pid/task/*/comm | cut -d/ -f5)" >/dev/null
 	check "astray" gives 1 'ASTRAY' verify --pid $pid
@@ -140,6 +144,7 @@ check "applied then" gives 0 'bound 2' apply --pid $pid --plan plan.json
 check "and verified" gives 0 '2 of 2' verify --pid $pid --plan plan.json
 sed 's/"pu": [0-9]*/"pu": 4000/' plan.json >far.json
 check "a plan with PUs that are not there" gives 2 'PU 4000 is not there' apply --pid $pid --plan far.json
+check "a plan is not made twice" gives 2 'leave --pin out' apply --pid $pid --plan plan.json --pin 0:0
 for spoilt in '{' '[]' '{"vcpus": [], "memory": []}' '{"vcpus": 1, "memory": {}}' \
 	'{"vcpus": [{"id": 0, "pu": -1, "node": 0, "host_node": 0}], "memory": [{}]}'; do
 	echo "$spoilt" >spoilt.json

@@ -263,12 +263,27 @@ static int print_json(const struct placing *p, unsigned others, const struct mov
 	return report_json(doc, JSON_INDENT(2), 0);
 }
 
+/* A plan that is made is not made again. */
+static int check_words(const struct option_set *set, const struct pin_options *o)
+{
+	static const char *const placing[] = { "policy", "nodes", "pin", "exclusive" };
+
+	for (size_t i = 0; o->plan_file && i < ARRAY_SIZE(placing); i++)
+		if (set->given[options_find(set, placing[i])].text)
+			return user_error("--plan %s: says already where everything goes: leave "
+					  "--%s out",
+					  o->plan_file, placing[i]);
+	return 0;
+}
+
 static int act(struct placing *p, struct option_set *set, struct pin_options *o)
 {
 	struct mover_result moved = { 0 };
 	unsigned others = 0;
-	int status = o->plan_file ? read_plan(p, o->plan_file) : 0;
+	int status = check_words(set, o);
 
+	if (!status && o->plan_file)
+		status = read_plan(p, o->plan_file);
 	if (!status)
 		status = placing_begin(p, o, PLACING_ACT);
 	if (!status)

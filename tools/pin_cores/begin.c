@@ -45,7 +45,7 @@ int pin_scene(const struct pin_options *o, struct scene *s)
 		return internal_error("cannot use this host: %s", strerror(-err));
 	status = placement_machine(&o->run, &host, &s->m);
 	host_linux_destroy(&host);
-	if (!status && o->run.topology && !strchr(o->run.topology, '.'))
+	if (!status && o->run.topology && !strstr(o->run.topology, ".xml"))
 		snprintf(s->m.name, sizeof(s->m.name), "%s", o->run.topology);
 	return status;
 }

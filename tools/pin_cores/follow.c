@@ -98,12 +98,18 @@ static int note_process(void *arg, pid_t pid)
 	return 0;
 }
 
+static int by_pid(const void *a, const void *b)
+{
+	const struct family *x = a, *y = b;
+
+	return x->pid < y->pid ? -1 : x->pid > y->pid;
+}
+
 static struct family *find_process(struct follow *f, pid_t pid)
 {
-	for (unsigned i = 0; i < f->nr_family; i++)
-		if (f->family[i].pid == pid)
-			return &f->family[i];
-	return NULL;
+	struct family key = { .pid = pid };
+
+	return bsearch(&key, f->family, f->nr_family, sizeof(key), by_pid);
 }
 
 /* Children mostly come after their parents, so this ends after a round or two. */
@@ -130,7 +136,8 @@ static void look_for_processes(struct follow *f)
 	uint64_t start = now_ns(), took;
 
 	f->nr_family = 0;
-	if (!proc_each(note_process, f)) {
+	if (!proc_each(note_process, f) && f->nr_family) {
+		qsort(f->family, f->nr_family, sizeof(*f->family), by_pid);
 		mark_descendants(f);
 		f->nr_processes = 1; /* the command itself */
 		for (unsigned i = 0; i < f->nr_family && f->nr_processes < PROCESSES_MAX; i++)

@@ -52,12 +52,18 @@ static const struct option table[] = {
 };
 /* clang-format on */
 
+/* What the child could not do. */
+struct fault {
+	enum { FAULT_NONE, FAULT_BIND, FAULT_POLICY, FAULT_RUN } what;
+	int err; /* -errno */
+};
+
 struct launch {
 	struct placing placing;
 	char **argv; /* the command */
 	sigset_t old_mask, signals;
 	pid_t child;
-	int go[2], fault[2]; /* pipes: start now; errno of what the child could not do */
+	int go[2], fault[2]; /* pipes: start now; a struct fault */
 	struct follow *follow;
 };
 
@@ -166,29 +172,41 @@ static int set_memory_policy(const struct plan *p, enum launch_policy policy)
 	return -errno;
 }
 
-/* In the child: never returns. Affinity and memory policy outlive the execution. */
-static void become(struct launch *l, const struct pin_options *o)
+/* Affinity and memory policy outlive the execution. */
+static struct fault prepare(const struct launch *l, const struct pin_options *o)
 {
+	const struct plan *p = &l->placing.plan;
 	struct pu_set pus = { 0 };
-	char c;
 	int err;
 
-	close(l->go[1]);
-	for (unsigned i = 0; i < l->placing.plan.nr_vcpus; i++)
-		pu_set_add(&pus, l->placing.plan.vcpu[i].pu);
+	for (unsigned i = 0; i < p->nr_vcpus; i++)
+		pu_set_add(&pus, p->vcpu[i].pu);
 	err = proc_affinity_set(0, &pus);
-	if (!err)
-		err = set_memory_policy(&l->placing.plan, (enum launch_policy)o->memory_policy);
+	if (err)
+		return (struct fault){ FAULT_BIND, err };
+	err = set_memory_policy(p, (enum launch_policy)o->memory_policy);
+	if (err)
+		return (struct fault){ FAULT_POLICY, err };
 	if (o->hints)
-		add_hints(&l->placing.plan);
+		add_hints(p);
+	return (struct fault){ 0 };
+}
+
+/* In the child: never returns. */
+static void become(struct launch *l, const struct pin_options *o)
+{
+	struct fault f = prepare(l, o);
+	char c;
+
+	close(l->go[1]);
 	sigprocmask(SIG_SETMASK, &l->old_mask, NULL);
-	if (!err && read(l->go[0], &c, 1) != 1)
+	if (read(l->go[0], &c, 1) != 1)
 		_exit(STATUS_INTERNAL); /* the claim was refused, which the parent tells */
-	if (!err) {
+	if (!f.what) {
 		execvp(l->argv[0], l->argv);
-		err = -errno;
+		f = (struct fault){ FAULT_RUN, -errno };
 	}
-	(void)!write(l->fault[1], &err, sizeof(err));
+	(void)!write(l->fault[1], &f, sizeof(f));
 	_exit(STATUS_NOT_FOUND);
 }
 
@@ -216,10 +234,18 @@ static void block_signals(struct launch *l)
 
 /* --- the parent -------------------------------------------------------------------------- */
 
-static int not_executed(const struct launch *l, int err)
+static int not_executed(const struct launch *l, const struct fault *f)
 {
-	user_error("%s: cannot be run: %s", l->argv[0], strerror(-err));
-	return err == -ENOENT ? STATUS_NOT_FOUND : STATUS_NOT_RUNNABLE;
+	static const char *const what[] = {
+		[FAULT_BIND] = "cannot be bound to the plan's PUs",
+		[FAULT_POLICY] = "the memory policy is refused",
+		[FAULT_RUN] = "cannot be run",
+	};
+
+	user_error("%s: %s: %s", l->argv[0], what[f->what], strerror(-f->err));
+	if (f->what != FAULT_RUN)
+		return STATUS_USER;
+	return f->err == -ENOENT ? STATUS_NOT_FOUND : STATUS_NOT_RUNNABLE;
 }
 
 /* A key's signal went to the whole group: the child has had its own. */
@@ -250,10 +276,10 @@ static int supervise(struct launch *l)
 
 static int status_of(const struct launch *l, int wstatus)
 {
-	int err = 0;
+	struct fault f;
 
-	if (read(l->fault[0], &err, sizeof(err)) == sizeof(err))
-		return not_executed(l, err);
+	if (read(l->fault[0], &f, sizeof(f)) == sizeof(f))
+		return not_executed(l, &f);
 	return WIFSIGNALED(wstatus) ? STATUS_SIGNALLED + WTERMSIG(wstatus) : WEXITSTATUS(wstatus);
 }
 

@@ -197,6 +197,17 @@ static int adopt(struct record *r, pid_t pid)
 	return status;
 }
 
+/* Records are believed where only we can write; no directory: no record. */
+static int check_directory(void)
+{
+	struct ledger *l = NULL;
+	char why[LEDGER_WHY_BYTES];
+	int err = ledger_open(NULL, false, &l, why, sizeof(why));
+
+	ledger_close(l);
+	return err && err != -ENOENT ? user_error("%s", why) : 0;
+}
+
 static int read_plan(const struct pin_options *o, struct record *r)
 {
 	char path[RECORD_PATH_BYTES];
@@ -209,7 +220,9 @@ static int read_plan(const struct pin_options *o, struct record *r)
 		return user_error("process %u: no plan was applied to it: say `pin_cores apply "
 				  "--pid %u`, or name one with --plan",
 				  o->pid, o->pid);
-	status = record_read(o->plan_file ? o->plan_file : path, r);
+	status = o->plan_file ? 0 : check_directory();
+	if (!status)
+		status = record_read(o->plan_file ? o->plan_file : path, r);
 	if (status)
 		return status;
 	if (r->pid && r->pid != (pid_t)o->pid)

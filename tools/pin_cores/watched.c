@@ -10,10 +10,11 @@
 #include <stdlib.h>
 #include <time.h>
 
+#define MEMORY_SHARE 50 /* a look at the memory may take one part of so many */
+
 static void one_free(struct watched *w)
 {
 	free(w->thread);
-	proc_memory_free(&w->memory);
 }
 
 void watched_free(struct watched_list *l)
@@ -94,6 +95,29 @@ static int read_threads(struct watched *w, const struct watched *before,
 	return err;
 }
 
+/*
+ * The kernel goes through all page tables for it, and the process waits meanwhile if it
+ * maps something: of a big one it is not read at every look.
+ */
+static void read_memory(struct watched *w, const struct watched *before)
+{
+	uint64_t now = now_ns();
+
+	if (before && now - before->memory_ns < before->memory_took_ns * MEMORY_SHARE) {
+		w->memory = before->memory;
+		w->memory_ns = before->memory_ns;
+		w->memory_took_ns = before->memory_took_ns;
+		return;
+	}
+	if (proc_memory_read(w->pid, &w->memory))
+		w->memory = (struct proc_memory){ 0 };
+	free(w->memory.region);
+	w->memory.region = NULL;
+	w->memory.nr_regions = 0;
+	w->memory_ns = now;
+	w->memory_took_ns = now_ns() - now;
+}
+
 /* @name, @kind: NULL if it is not known better than /proc tells. */
 static int add(struct watched_list *l, const struct watched_list *before, pid_t pid,
 	       const char *name, const char *kind)
@@ -116,8 +140,8 @@ static int add(struct watched_list *l, const struct watched_list *before, pid_t 
 		snprintf(w->name, sizeof(w->name), "%s", name);
 	err = read_threads(w, find(before, pid), &vmm);
 	foreign_process_free(&vmm);
-	if (!err && proc_memory_read(pid, &w->memory))
-		w->memory = (struct proc_memory){ 0 };
+	if (!err)
+		read_memory(w, find(before, pid));
 	if (err)
 		one_free(w);
 	else

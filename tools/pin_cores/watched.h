@@ -24,7 +24,9 @@ struct watched {
 	const char *kind;
 	struct watched_thread *thread; /* vCPUs first, ascending, then by tid */
 	unsigned nr;
-	struct proc_memory memory; /* zeroed if it may not be seen */
+	struct proc_memory memory; /* without regions; zeroed if it may not be seen */
+	uint64_t memory_ns;        /* when it was read, */
+	uint64_t memory_took_ns;   /* and how long that took */
 	uint64_t ns;               /* when it was looked at */
 };
 
