@@ -535,11 +535,15 @@ static void begin(struct picture *p, double w, double h)
 	rect(p, 0, 0, w, h, 0, "fill=\"#ffffff\"");
 }
 
-static void title(struct picture *p)
+/* A long name gets small letters; bold ones are about two thirds as wide as high. */
+static void title(struct picture *p, double w)
 {
 	const struct machine_model *m = &p->s->m;
+	double size = MIN(20.0, (w - 2 * MARGIN) / (0.68 * (double)MAX(strlen(m->name), 1)));
+	char letters[64];
 
-	text(p, MARGIN, MARGIN + 16, "font-size=\"20\" font-weight=\"600\"", "%s", m->name);
+	snprintf(letters, sizeof(letters), "font-size=\"%.1f\" font-weight=\"600\"", size);
+	text(p, MARGIN, MARGIN + 16, letters, "%s", m->name);
 	text(p, MARGIN, MARGIN + 36, "fill=\"" GREY "\"",
 	     "%u package%s, %u node%s, %u core%s, %u PU%s", m->nr_packages,
 	     m->nr_packages == 1 ? "" : "s", m->nr_nodes, m->nr_nodes == 1 ? "" : "s", m->nr_cores,
@@ -632,7 +636,7 @@ int picture_draw(FILE *out, const struct scene *s)
 		return -ENOMEM;
 	set_page(&p, root, &page);
 	begin(&p, page.w, page.h);
-	title(&p);
+	title(&p, page.w);
 	fprintf(out, "<g transform=\"translate(%.1f %.1f)\">\n", MARGIN, MARGIN + TITLE_H);
 	draw_box(&p, root);
 	draw_legend(&p, &page);
