@@ -5,6 +5,10 @@
  * to which home it goes, so that doing it again moves nothing. Pages that somebody holds
  * at the moment do not move: they get more chances. Pages that several processes map can
  * only be moved by whoever has CAP_SYS_NICE.
+ *
+ * Automatic NUMA balancing takes pages away from a process for a while, to see who comes
+ * for them. move_pages() of Linux 6.1 to 6.5 is blind to those; reading them through the
+ * process's eyes gives them back.
  */
 #include "mover.h"
 
@@ -12,6 +16,7 @@
 
 #include <errno.h>
 #include <numaif.h>
+#include <sys/uio.h>
 #include <time.h>
 
 #define PIECE_BYTES MIB(2)
@@ -19,6 +24,7 @@
 #define HOMES_MAX   64
 #define DEAL        256 /* pieces in a round over the homes */
 #define PASSES      5
+#define TOUCHES     3
 #define PAUSE_NS    (50 * NSEC_PER_MSEC)
 
 struct mover {
@@ -59,24 +65,60 @@ static void stuck(struct mover *mv, uint64_t bytes, int err)
 		mv->stuck_err = err;
 }
 
-/* Of the gathered pages those that are elsewhere stay. */
+/* Base pages are hidden in one way, huge ones as the shared page of zeroes always is. */
+static bool is_hidden(int status)
+{
+	return status == -ENOENT || status == -EFAULT;
+}
+
+/* What cannot be read stays as it is, and is seen not to move. */
+static void touch(struct mover *mv, const int *status)
+{
+	struct iovec own = { 0 }, theirs[PAGES_MAX];
+	char bytes[PAGES_MAX];
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < mv->nr_pages; i++)
+		if (is_hidden(status[i]))
+			theirs[nr++] = (struct iovec){ mv->page[i], 1 };
+	own = (struct iovec){ bytes, nr };
+	(void)!process_vm_readv(mv->pid, &own, 1, theirs, nr, 0);
+}
+
+static int ask(struct mover *mv, int *status, bool *hidden)
+{
+	if (move_pages(mv->pid, mv->nr_pages, mv->page, NULL, status, 0))
+		return -errno;
+	*hidden = false;
+	for (unsigned i = 0; i < mv->nr_pages; i++)
+		*hidden = *hidden || is_hidden(status[i]);
+	return 0;
+}
+
+/* Of the gathered pages, which are resident, those that are elsewhere stay. */
 static int keep_those_elsewhere(struct mover *mv, int target)
 {
 	int status[PAGES_MAX];
 	unsigned kept = 0;
+	bool hidden;
+	int err = ask(mv, status, &hidden);
 
-	if (move_pages(mv->pid, mv->nr_pages, mv->page, NULL, status, 0))
-		return -errno;
-	for (unsigned i = 0; i < mv->nr_pages; i++) {
+	for (unsigned i = 0; i < TOUCHES && !err && hidden; i++) {
+		touch(mv, status);
+		err = ask(mv, status, &hidden);
+	}
+	for (unsigned i = 0; i < mv->nr_pages && !err; i++) {
+		if (status[i] == -ENOENT)
+			stuck(mv, mv->page_bytes, -EAGAIN);
 		if (status[i] < 0)
-			continue; /* gone meanwhile, or the page of zeroes that all share */
+			continue; /* gone meanwhile, or the zeroes that all share */
 		mv->seen_bytes += mv->page_bytes;
 		if (status[i] != target)
 			mv->page[kept++] = mv->page[i];
 	}
 	mv->nr_pages = kept;
 	mv->astray_bytes += kept * mv->page_bytes;
-	return 0;
+	return err;
 }
 
 static int move(struct mover *mv, int target)
@@ -91,7 +133,7 @@ static int move(struct mover *mv, int target)
 	    errno != EIO)
 		return -errno;
 	for (unsigned i = 0; i < mv->nr_pages; i++)
-		if (status[i] != target && status[i] != -ENOENT) /* that is gone meanwhile */
+		if (status[i] != target)
 			stuck(mv, mv->page_bytes, status[i] < 0 ? status[i] : -EBUSY);
 	return 0;
 }
@@ -183,7 +225,7 @@ int mover_run(pid_t pid, const struct proc_memory *m, const struct mover_home *h
 	err = resident_open(&mv.resident, pid);
 	for (unsigned i = 0; i < PASSES && !err; i++) {
 		err = pass(&mv, m, progress, arg);
-		astray = i ? astray : mv.astray_bytes;
+		astray = MAX(astray, mv.astray_bytes);
 		if (!mv.stuck_bytes)
 			break;
 		nanosleep(&pause, NULL);
