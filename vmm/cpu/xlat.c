@@ -20,6 +20,23 @@
 #define BLOCKS_MAX 65536u
 #define HASH_SIZE  32768u
 
+/* Are the host's ticks those of RDTSC? Then one of them lies between two others. */
+static bool ticks_are_tsc(struct cpu *c)
+{
+	const struct host *h = &c->vm->host;
+
+	if (c->vm->clock.source != CLOCK_HOST)
+		return false;
+	for (unsigned i = 0; i < 16; i++) {
+		uint64_t before = __builtin_ia32_rdtsc();
+		uint64_t t = h->ops->ticks(h->ctx);
+
+		if (t < before || t > __builtin_ia32_rdtsc())
+			return false;
+	}
+	return true;
+}
+
 int xlat_create(struct cpu *c, int host_node)
 {
 	const struct host *h = &c->vm->host;
@@ -48,6 +65,7 @@ int xlat_create(struct cpu *c, int host_node)
 	x->blocks_begin = x->e.p;
 	decoder_init(&x->decoder, DECODE_64, &c->vm->cpuid);
 	x->counts = c->icount || c->vm->cfg.count_insns;
+	x->tsc_inline = ticks_are_tsc(c);
 	c->x.self = c;
 	c->x.attention = &c->vcpu->attention;
 	c->x.vec_gate = x->tramp.vec_load;
@@ -110,7 +128,7 @@ static void remember_jump(struct cpu *c, const struct xblock *b)
 
 void xlat_forget_pages(struct cpu *c)
 {
-	c->x.page_asid = UINT64_MAX;
+	c->x.page_asid[0] = c->x.page_asid[1] = UINT64_MAX;
 }
 
 void xlat_page_flushed(struct cpu *c, uint64_t gva)
@@ -174,7 +192,8 @@ static struct xblock *xblock_find(struct cpu *c, uint64_t hva, bool plain)
 
 		if (!xblock_alive(b))
 			*p = b->hash_next;
-		else if (b->hva == hva && b->vec == vec && b->plain == plain)
+		else if (b->hva == hva && b->vec == vec && b->plain == plain &&
+			 b->user == c->x.user)
 			return b;
 		else
 			p = &b->hash_next;
@@ -207,6 +226,7 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, boo
 		.page_version = codemap_version(c->codemap, gpa),
 		.vec = (uint8_t)xlat_vec(c),
 		.plain = plain,
+		.user = c->x.user,
 	};
 	xgen_block(c, b, x->nr_blocks, gpa & PAGE_MASK);
 	head = bucket(x, hva);
@@ -264,17 +284,23 @@ static void hide_host_addresses(struct cpu *c)
 	}
 }
 
+static void clear_pages(struct cpu *c)
+{
+	uint64_t *page = &c->x.page[c->x.user * XPAGES];
+
+	for (unsigned i = 0; i < XPAGES; i++)
+		page[i] = XPAGE_NONE;
+	c->x.page_asid[c->x.user] = c->asid;
+}
+
 static void enter(struct cpu *c, const struct xblock *b)
 {
 	uint8_t *bv = xstate_bv(&c->s);
 
 	*bv = (uint8_t)((*bv | XCR0_X87 | XCR0_SSE) & c->xlat->xsave_mask);
 	c->x.code = b->enter_jump;
-	if (unlikely(c->x.page_asid != c->asid)) {
-		for (unsigned i = 0; i < XPAGES; i++)
-			c->x.page[i] = XPAGE_NONE;
-		c->x.page_asid = c->asid;
-	}
+	if (unlikely(c->x.page_asid[c->x.user] != c->asid))
+		clear_pages(c);
 	((void (*)(void))(uintptr_t)c->xlat->tramp.enter)();
 	hide_host_addresses(c);
 }
@@ -325,12 +351,25 @@ static void undo_branch(struct cpu *c)
 		c->insns--;
 }
 
+/* The clock's base stays while a vCPU runs: it starts and stops with all of them parked. */
+static void note_clock(struct cpu *c)
+{
+	struct guest_clock *k = &c->vm->clock;
+
+	c->x.tsc_add =
+		(uint64_t)atomic_load_explicit(&k->base, memory_order_relaxed) + c->s.tsc_offset;
+	c->x.tsc_trap = !c->xlat->tsc_inline ||
+			!atomic_load_explicit(&k->running, memory_order_relaxed) ||
+			((c->s.cr4 & CR4_TSD) && c->cpl);
+}
+
 enum xlat_result xlat_run(struct cpu *c)
 {
 	struct xlat *x = c->xlat;
 	struct xblock *b;
 
 	xlat_asid_changed(c);
+	note_clock(c);
 	b = xblock_get(c, false);
 	while (b) {
 		if (likely(!b->plain))
@@ -356,6 +395,10 @@ enum xlat_result xlat_run(struct cpu *c)
 			c->s.rip =
 				c->block_rip + x->block[c->x.what / 2].edge[c->x.what % 2].target;
 			return XLAT_ATTEND;
+		case XEXIT_STALE:
+			x->block[c->x.what].version--; /* dead */
+			b = xblock_get(c, false);
+			break;
 		case XEXIT_EDGE:
 			b = follow_edge(c, &x->block[c->x.what / 2], c->x.what % 2);
 			break;

@@ -2,6 +2,7 @@
  * xlat_decode.c - what a block is made of: its instructions, which flags matter
  * where, which accesses share a look-up of their page.
  */
+#include "cpu/mmu.h"
 #include "cpu/sys.h"
 #include "cpu/xlat_gen.h"
 
@@ -96,12 +97,10 @@ static bool category_is_plain(const ZydisDecodedInstruction *z)
 	}
 }
 
-/* Direction flag, whole FPU states, and what knows where it is. */
+/* Whole FPU states, and what knows where it is. */
 static bool mnemonic_is_special(ZydisMnemonic m)
 {
 	switch (m) {
-	case ZYDIS_MNEMONIC_CLD:
-	case ZYDIS_MNEMONIC_STD:
 	case ZYDIS_MNEMONIC_FXSAVE:
 	case ZYDIS_MNEMONIC_FXSAVE64:
 	case ZYDIS_MNEMONIC_FXRSTOR:
@@ -272,14 +271,22 @@ static enum kind system_kind(const struct insn *n)
 		return K_STI;
 	case ZYDIS_MNEMONIC_SWAPGS:
 		return K_SWAPGS;
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+		return K_TSC;
+	case ZYDIS_MNEMONIC_RDFSBASE:
+	case ZYDIS_MNEMONIC_RDGSBASE:
+	case ZYDIS_MNEMONIC_WRFSBASE:
+	case ZYDIS_MNEMONIC_WRGSBASE:
+		return n->z.operand_width == 64 ? K_BASE : K_INTERP;
 	case ZYDIS_MNEMONIC_MOV:
-		return p[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-				       decode_gpr(p[0].reg.value) != OP_NO_REG &&
-				       ZydisRegisterGetClass(p[1].reg.value) ==
-					       ZYDIS_REGCLASS_SEGMENT &&
-				       n->z.operand_width >= 32
-			       ? K_SREG
-			       : K_INTERP;
+		if (p[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+		    xlat_gpr(p[0].reg.value) == OP_NO_REG)
+			return K_INTERP;
+		if (p[1].reg.value == ZYDIS_REGISTER_CR2 || p[1].reg.value == ZYDIS_REGISTER_CR3)
+			return K_CR;
+		return ZydisRegisterGetClass(p[1].reg.value) == ZYDIS_REGCLASS_SEGMENT ? K_SREG
+										       : K_INTERP;
 	default:
 		return K_INTERP;
 	}
@@ -315,6 +322,9 @@ static enum kind classify(struct cpu *c, struct insn *n)
 		return z->operand_width == 64 ? K_LEAVE : K_INTERP;
 	case ZYDIS_MNEMONIC_LEA:
 		return z->address_width == 64 && z->operand_width >= 32 ? K_LEA : K_INTERP;
+	case ZYDIS_MNEMONIC_CLD:
+	case ZYDIS_MNEMONIC_STD:
+		return K_CLD;
 	case ZYDIS_MNEMONIC_ENDBR64:
 	case ZYDIS_MNEMONIC_ENDBR32:
 		return K_NOP;
@@ -341,7 +351,7 @@ static enum kind classify(struct cpu *c, struct insn *n)
 	/* BT and its like: the bit offset moves the address. */
 	if (z->meta.category == ZYDIS_CATEGORY_BITBYTE && n->mem >= 0 && is_bit_test(z->mnemonic) &&
 	    n->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
-		return K_INTERP;
+		return K_BITS;
 	if (z->meta.category == ZYDIS_CATEGORY_X87_ALU || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
 	    z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
 	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR || is_wide_vec(z) ||
@@ -365,6 +375,41 @@ static void mend_base(struct insn *n)
 	}
 }
 
+static void copy_code(uint8_t *to, const uint8_t *from, unsigned bytes)
+{
+	for (unsigned i = 0; i < bytes; i++)
+		to[i] = gmem_load_u8(from + i);
+}
+
+/*
+ * Bytes of the next page behind @have of an instruction that crosses. It is a block of
+ * its own, which looks whether that page is still what it was: see emit_crossing().
+ * 0: there are none to be had.
+ */
+static unsigned fetch_second(struct gen *g, uint8_t *bytes, unsigned have)
+{
+	unsigned rest = INSN_BYTES_MAX - have;
+	const uint8_t *page;
+	uint64_t gpa;
+
+	page = mmu_fetch(g->c, (g->c->s.rip & PAGE_MASK) + PAGE_SIZE, &gpa);
+	if (!page) {
+		g->c->fault.pending = false; /* found again by whoever executes it */
+		return 0;
+	}
+	g->second.hva = (uint64_t)(uintptr_t)page;
+	g->second.now = codemap_version(g->c->codemap, gpa);
+	g->second.version = codemap_mark(g->c, gpa, rest);
+	copy_code(bytes + have, page, rest);
+	return rest;
+}
+
+static bool decode_bytes(struct gen *g, struct insn *n, unsigned bytes)
+{
+	return ZYAN_SUCCESS(
+		ZydisDecoderDecodeFull(&g->x->decoder.zydis, n->bytes, bytes, &n->z, n->operand));
+}
+
 /* The next instruction; false: it is not to be part of this block. */
 static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 {
@@ -372,16 +417,23 @@ static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 	unsigned bytes = (unsigned)MIN(PAGE_SIZE - off, (uint64_t)INSN_BYTES_MAX);
 	const uint8_t *code = (const uint8_t *)(uintptr_t)(g->b->hva & PAGE_MASK) + off;
 	uint32_t version = codemap_mark(g->c, page_gpa + off, bytes);
-	unsigned i;
 
 	if (!g->nr_insns)
 		g->b->version = version;
-	for (i = 0; i < bytes; i++)
-		n->bytes[i] = gmem_load_u8(code + i);
+	copy_code(n->bytes, code, bytes);
 	n->off = (uint16_t)off;
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->x->decoder.zydis, n->bytes, bytes, &n->z,
-						 n->operand)))
-		return false;
+	if (!decode_bytes(g, n, bytes)) {
+		if (bytes == INSN_BYTES_MAX)
+			return false;
+		g->crosses = true;
+		if (g->nr_insns || g->c->icount)
+			return false;
+		bytes += fetch_second(g, n->bytes, bytes);
+		if (!decode_bytes(g, n, bytes)) {
+			g->crosses = false;
+			return false;
+		}
+	}
 	mend_base(n);
 	n->kind = classify(g->c, n);
 	if (n->kind == K_INTERP)
@@ -397,6 +449,7 @@ static unsigned decode_insns(struct gen *g, uint64_t page_gpa)
 	unsigned off = (unsigned)(g->b->hva & ~PAGE_MASK);
 
 	g->nr_insns = 0;
+	g->crosses = false;
 	while (g->nr_insns < XBLOCK_INSNS && off < PAGE_SIZE && decode_one(g, off, page_gpa)) {
 		const struct insn *n = &g->insn[g->nr_insns - 1];
 
@@ -478,17 +531,23 @@ enum {
 	NR_PLACES = (XPAGES - PAGES_BY_PLACE) / 2
 };
 
-static int8_t page_of_reg(unsigned gpr, bool write)
+static int16_t bank(const struct gen *g)
 {
-	return (int8_t)(PAGES_BY_REG + (write ? GPR_COUNT : 0) + gpr);
+	return g->b->user ? XPAGES : 0;
 }
 
-static int8_t page_of_place(const struct gen *g, const struct insn *n, bool write)
+static int16_t page_of_reg(const struct gen *g, unsigned gpr, bool write)
+{
+	return (int16_t)(bank(g) + PAGES_BY_REG + (write ? GPR_COUNT : 0) + (int)gpr);
+}
+
+static int16_t page_of_place(const struct gen *g, const struct insn *n, bool write)
 {
 	uint64_t at = (g->b->hva & PAGE_MASK) + n->off;
 
 	at = at * 0x9e3779b97f4a7c15ull >> 32;
-	return (int8_t)(PAGES_BY_PLACE + (write ? NR_PLACES : 0) + at % NR_PLACES);
+	return (int16_t)(bank(g) + PAGES_BY_PLACE + (write ? NR_PLACES : 0) +
+			 (int)(at % NR_PLACES));
 }
 
 static void group_end(struct groups *s, struct group *p)
@@ -504,7 +563,7 @@ static void group_end(struct groups *s, struct group *p)
 	a->from_head = p->lo;
 	if (!(s->roaming & BIT(a->base)))
 		a->page = s->ended & BIT(a->base) ? page_of_place(s->g, p->at, a->write)
-						  : page_of_reg(a->base, a->write);
+						  : page_of_reg(s->g, a->base, a->write);
 	s->ended |= (uint16_t)BIT(a->base);
 	p->leader = NULL;
 }
@@ -718,7 +777,9 @@ static void note_insn(struct groups *s, struct insn *n)
 	int32_t by;
 
 	n->at = n->stack = (struct access){ .slot = -1, .page = -1 };
-	if (n->mem >= 0 && n->kind != K_LEA)
+	if (n->kind == K_BITS)
+		n->at.page = page_of_place(s->g, n, n->z.mnemonic != ZYDIS_MNEMONIC_BT);
+	else if (n->mem >= 0 && n->kind != K_LEA)
 		note_operand(s, n);
 	switch (n->kind) {
 	case K_PUSH:

@@ -25,8 +25,13 @@ enum kind {
 	K_CLI,
 	K_STI,
 	K_SWAPGS,
+	K_CLD,  /* and STD */
+	K_CR,   /* MOV register, CR2 or CR3 */
+	K_BASE, /* RDFSBASE and its like */
+	K_TSC,  /* RDTSC, RDTSCP */
 	K_SREG, /* MOV register, segment register */
 	K_REP,  /* REP MOVS, REP STOS */
+	K_BITS, /* BT and its like, whose register reaches beyond the operand */
 	K_CALL,
 	K_RET,
 	K_JMP,
@@ -51,7 +56,7 @@ struct access {
 	bool leads;                  /* others follow */
 	bool write;                  /* what the leader looks up is good for stores */
 	uint8_t base;                /* guest register */
-	int8_t page;                 /* slot of the page cache, or -1: the TLB is asked */
+	int16_t page;                /* slot of the page cache, or -1: the TLB is asked */
 	int8_t slot;                 /* then: where in x.slot[] followers find what to add */
 	int32_t disp;
 	int32_t from;      /* what a leader looks up: [register + from], for so many bytes */
@@ -89,7 +94,8 @@ enum cold_kind {
 	COLD_STOP,
 	COLD_LOOKUP,
 	COLD_INTERP,
-	COLD_ATTEND
+	COLD_ATTEND,
+	COLD_STALE
 };
 
 /* Something to emit after the hot code. */
@@ -105,8 +111,8 @@ struct cold {
 	const struct access *access; /* NULL: the memory operand's address */
 	uint16_t bytes;
 	bool write;
-	int8_t page; /* COLD_PAGE, besides: the slot */
-	bool head;   /* at the head of a loop: registers are as the block found them */
+	int16_t page; /* COLD_PAGE, besides: the slot */
+	bool head;    /* at the head of a loop: registers are as the block found them */
 
 	/* COLD_EDGE, COLD_FAR */
 	uint8_t edge;
@@ -138,6 +144,12 @@ struct gen {
 	enum flags_at flags;
 	bool vec_live;
 	struct loop loop;
+	bool crosses; /* an instruction that crosses the page's end comes next, or is the block */
+	struct {
+		uint64_t hva;
+		const _Atomic uint32_t *now;
+		uint32_t version;
+	} second; /* the page it reaches into */
 	struct insn insn[XBLOCK_INSNS + 1];
 	struct xmark mark[XBLOCK_INSNS + 1];
 	struct cold cold[COLD_MAX];
@@ -168,14 +180,30 @@ bool xlat_is_high_byte(ZydisRegister r); /* AH, CH, DH, BH */
  */
 unsigned xlat_decode(struct gen *g, uint64_t page_gpa);
 
-/* xlat_gen.c, for xlat_loop.c */
+/* xlat_gen.c, for the others */
+void xgen_spill_flags(struct gen *g, unsigned live);
+unsigned xgen_get_reg(struct gen *g, unsigned gpr, unsigned scratch);
+void xgen_set_reg(struct gen *g, unsigned gpr, unsigned from);
+struct place xgen_stack(struct gen *g, struct insn *n);
+void xgen_move_stack(struct gen *g, int32_t by);
+void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct place *p);
 struct cold *xgen_cold(struct gen *g, enum cold_kind kind);
 bool xgen_address(struct gen *g, const struct insn *n, unsigned dst, unsigned other);
-void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int8_t page,
+void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int16_t page,
 		     unsigned bytes, bool write, unsigned addr, unsigned scratch, uint8_t *retry);
 void xgen_vec_gate(struct gen *g);
 void xgen_poll(struct gen *g);
 bool xgen_address_is_simple(const struct insn *n);
+
+/* xlat_sys.c */
+bool xsys_pushf(struct gen *g, struct insn *n);
+bool xsys_interrupt_flag(struct gen *g, struct insn *n, bool on);
+bool xsys_direction_flag(struct gen *g, struct insn *n);
+bool xsys_swapgs(struct gen *g, struct insn *n);
+bool xsys_sreg(struct gen *g, struct insn *n);
+bool xsys_read_cr(struct gen *g, struct insn *n);
+bool xsys_segment_base(struct gen *g, struct insn *n);
+bool xsys_rdtsc(struct gen *g, struct insn *n);
 
 /* xlat_loop.c */
 /* Before the body: looks up all that can be. */
@@ -195,7 +223,7 @@ static inline int32_t xslot_off(const struct access *a)
 	return CPU_OFF(x.slot) + 8 * a->slot;
 }
 
-static inline int32_t xaddend_off(int8_t page)
+static inline int32_t xaddend_off(int16_t page)
 {
 	return CPU_OFF(x.addend) + 8 * page;
 }

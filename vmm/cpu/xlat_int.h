@@ -31,6 +31,7 @@ enum xlat_exit {
 	XEXIT_ATTEND,      /* s.rip is set */
 	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
 	XEXIT_ATTEND_AT,   /* what: xwhat(), and attention is set */
+	XEXIT_STALE,       /* what: the number of a block that is not what it was; s.rip is set */
 	XEXIT_INTERP       /* what: xwhat() of an instruction for the interpreter */
 };
 
@@ -76,6 +77,7 @@ struct xblock {
 	uint8_t vec;     /* enum xvec it was made under */
 	bool flags_live; /* reads flags before it writes them all */
 	bool plain;      /* accesses are looked up one by one */
+	bool user;       /* CPL is not 0 */
 	uint8_t nr_insns;
 	uint16_t nr_marks;
 	const struct xmark *marks;
@@ -110,6 +112,7 @@ struct xlat {
 	unsigned flushes; /* when it changes, blocks and edges have gone */
 	uint32_t *hash;
 	uint32_t xsave_mask;     /* components the guest is offered; 0: FXSAVE will do */
+	bool tsc_inline;         /* the host's TSC is the clock */
 	bool counts;             /* c->insns is kept: costs three instructions a block */
 	uint32_t seen;           /* codemap invalidations taken into account */
 	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */

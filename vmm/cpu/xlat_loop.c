@@ -82,7 +82,7 @@ static void hoist_insn(struct finder *f, struct insn *n)
 	enum hoist how;
 	int32_t stride;
 
-	if (n->stack.simple || n->mem < 0 || n->kind == K_LEA || n->at.leader)
+	if (n->stack.simple || n->mem < 0 || n->kind == K_LEA || n->kind == K_BITS || n->at.leader)
 		return;
 	p = &n->operand[n->mem];
 	if (n->at.simple) {
