@@ -165,6 +165,7 @@ static int make_plan(struct run *r)
 /* With --json the plan goes to standard output, which only a dry run may use for it. */
 static int show_plan(const struct run *r)
 {
+	admit_warn_of_sharing(&r->admission, &r->host, &r->plan);
 	if (r->o.dry_run && r->o.json)
 		return report_json(report_plan_json(&r->machine, &r->plan), JSON_INDENT(2), 0);
 	if (!r->o.dry_run && r->o.quiet)
@@ -487,7 +488,6 @@ static int run(struct run *r)
 
 	if (status)
 		return status;
-	admit_warn_of_sharing(&r->admission, &r->host, &r->plan);
 	if (r->o.dry_run)
 		return dry_run(r);
 	block_signals(r, &ours);
