@@ -122,8 +122,10 @@ static void fill_huge_pages(const struct hwloc_numanode_attr_s *attr, struct mac
 static void fill_nodes(hwloc_topology_t t, struct machine_model *m, bool live)
 {
 	hwloc_const_nodeset_t allowed = hwloc_topology_get_allowed_nodeset(t);
-	uint64_t limit = live ? linux_meminfo_cgroup_free() : UINT64_MAX;
+	struct mem_limit limit = { .free_bytes = UINT64_MAX };
 
+	if (live)
+		linux_group_memory(&limit);
 	for (unsigned i = 0; i < m->nr_nodes; i++) {
 		hwloc_obj_t o = hwloc_get_obj_by_type(t, HWLOC_OBJ_NUMANODE, i);
 		uint64_t bytes = o->attr->numanode.local_memory;
@@ -141,8 +143,9 @@ static void fill_nodes(hwloc_topology_t t, struct machine_model *m, bool live)
 			.os_index = o->os_index,
 			.package = package ? package->logical_index : MACHINE_NONE,
 			.memory_bytes = bytes,
-			.free_bytes = MIN(MIN(left, bytes), limit),
+			.free_bytes = MIN(MIN(left, bytes), limit.free_bytes),
 			.usable = hwloc_bitmap_isset(allowed, o->os_index),
+			.weight = live ? linux_meminfo_weight(o->os_index) : 0,
 		};
 		fill_huge_pages(&o->attr->numanode, &m->node[i], live);
 	}

@@ -40,6 +40,8 @@ enum sim_failure {
 	SIM_FAIL_MAP,    /* mem_map() */
 	SIM_FAIL_THREAD, /* thread_create() */
 	SIM_FAIL_TIMER,  /* timer_create() */
+	SIM_FAIL_PREFAULT,
+	SIM_FAIL_PLACE, /* mem_where() finds the pages on the next node */
 	SIM_FAILURES
 };
 

@@ -534,7 +534,7 @@ static void guest_memory_is_mapped_once(void **state)
 	struct host_mem m = { 0 };
 	uint64_t *p;
 
-	assert_int_equal(host.ops->mem_map(host.ctx, MIB(6) + 5, HOST_NODE_ANY, &m), 0);
+	assert_int_equal(host.ops->mem_map(host.ctx, HOST_RAM(MIB(6) + 5, HOST_NODE_ANY), &m), 0);
 	assert_int_equal(m.bytes, MIB(6) + PAGE_SIZE);
 	assert_true(IS_ALIGNED((uintptr_t)m.base, MIB(2)));
 	assert_int_equal(count_maps("memfd:guest node", "rw-s"), 1);
@@ -551,7 +551,7 @@ static void prefaulting_populates(void **state)
 {
 	struct host_mem m;
 
-	assert_int_equal(host.ops->mem_map(host.ctx, PAGE_SIZE * 32, 0, &m), 0);
+	assert_int_equal(host.ops->mem_map(host.ctx, HOST_RAM(PAGE_SIZE * 32, 0), &m), 0);
 	assert_int_equal(resident_pages(m.base, m.bytes), 0);
 	assert_int_equal(host.ops->mem_prefault(host.ctx, &m, PAGE_SIZE * 8, PAGE_SIZE * 8), 0);
 	assert_int_equal(resident_pages((uint8_t *)m.base + PAGE_SIZE * 8, PAGE_SIZE * 8), 8);
@@ -566,9 +566,9 @@ static void impossible_memory_is_refused(void **state)
 {
 	struct host_mem m;
 
-	assert_true(host.ops->mem_map(host.ctx, 0, HOST_NODE_ANY, &m) < 0);
-	assert_true(host.ops->mem_map(host.ctx, UINT64_MAX, HOST_NODE_ANY, &m) < 0);
-	assert_true(host.ops->mem_map(host.ctx, BIT64(62), HOST_NODE_ANY, &m) < 0);
+	assert_true(host.ops->mem_map(host.ctx, HOST_RAM(0, HOST_NODE_ANY), &m) < 0);
+	assert_true(host.ops->mem_map(host.ctx, HOST_RAM(UINT64_MAX, HOST_NODE_ANY), &m) < 0);
+	assert_true(host.ops->mem_map(host.ctx, HOST_RAM(BIT64(62), HOST_NODE_ANY), &m) < 0);
 	assert_int_equal(count_maps("memfd:guest node", ""), 0);
 	assert_null(host.ops->alloc(host.ctx, BIT64(62), HOST_NODE_ANY));
 }
@@ -691,7 +691,7 @@ static void faults_are_handed_over(void **state)
 	assert_int_equal(seen.last.pc, (uintptr_t)fault_code.rx + 256 + DIVIDE_AT);
 
 	/* A page behind the end of its file. */
-	assert_int_equal(host.ops->mem_map(host.ctx, PAGE_SIZE, HOST_NODE_ANY, &m), 0);
+	assert_int_equal(host.ops->mem_map(host.ctx, HOST_RAM(PAGE_SIZE, HOST_NODE_ANY), &m), 0);
 	assert_int_equal(ftruncate(m.handle, 0), 0);
 	assert_int_equal(load(m.base, 0), 0x1000 + 0xbc);
 	assert_int_equal(seen.last.kind, HOST_FAULT_BUS);
