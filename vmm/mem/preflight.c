@@ -164,9 +164,9 @@ static int complain_of_pages(struct check *c, const struct need *need, const str
 {
 	const struct machine_pages *pool = pool_of(n, need->page_bytes);
 	unsigned long long pages = bytes / need->page_bytes;
-	char name[24], where[64] = "";
+	char name[24], where[24] = "";
 
-	if (need->host_node < 0)
+	if (need->host_node < 0 && c->f->machine->nr_nodes > 1)
 		snprintf(where, sizeof(where), ", which has most");
 	return refuse(c, -ENOSPC,
 		      "guest node %u: %llu pages of %s needed on host node %u%s, %llu free: echo "
