@@ -34,6 +34,9 @@ int host_linux_topology_from(const char *source, struct machine_model *out, char
 void host_linux_mem_facts(const struct host *h, const struct machine_model *m,
 			  struct mem_facts *out);
 
+/* What is free now, in a model of the live host: memory and huge pages of each node. */
+void host_linux_refresh_memory(struct machine_model *m);
+
 /*
  * Measures latency and bandwidth between all nodes of the live host into
  * m->latency_ns and m->bandwidth_mibs: about half a second a pair, during which every

@@ -13,6 +13,8 @@
  *   topology.c  discovery by hwloc;  meminfo.c free memory;  measure.c how far it is
  *   group.c     limits of control groups;  mem_facts.c all that memory may lack
  *
+ * What does without a host has headers of its own: ledger.h, claims.h, foreign.h.
+ *
  * The file-scope state is what a process has only once: signal dispositions
  * and the calling thread's own records.
  */
@@ -81,6 +83,9 @@ void linux_event_timer_destroy(void *ctx, struct host_timer *t);
 void linux_event_threads_stop(struct linux_host *h);
 
 /* mem.c */
+/* Names of guest memory, with the node's number between: ledger_mem.c reads them. */
+#define LINUX_GUEST_MEMFD "guest node "
+#define LINUX_ANONYMOUS   " anonymous"
 int linux_mem_map(void *ctx, const struct host_mem_attr *attr, struct host_mem *out);
 void linux_mem_unmap(void *ctx, struct host_mem *m);
 int linux_mem_prefault(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes);

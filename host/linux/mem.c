@@ -4,8 +4,8 @@
  *
  * Guest RAM is mapped exactly once: the kernel moves a page between nodes for an
  * unprivileged process only when nothing else maps it. It is a memfd, so that it can be
- * shared, but where huge pages are wanted and the kernel makes them of anonymous memory
- * only, which is what most distributions have it do.
+ * shared, and others can see how much of it is in use (ledger_mem.c); but where the kernel
+ * is to make huge pages, and makes them of anonymous memory only, it is that.
  */
 #include "linux.h"
 #include "mem_compat.h"
@@ -21,7 +21,7 @@ static int memfd_of(const char *name, uint64_t bytes, unsigned flags)
 {
 	int fd, err;
 
-	if (!bytes || bytes > INT64_MAX)
+	if (bytes > INT64_MAX)
 		return -EINVAL;
 	fd = memfd_create(name, MFD_CLOEXEC | flags);
 	if (fd < 0)
@@ -41,21 +41,24 @@ static bool wants_thp(const struct host_mem_attr *a)
 	return a->page_bytes == MEM_PAGES_ANY || a->page_bytes == MEM_PAGES_THP;
 }
 
-/* What is behind the mapping: a memfd, or -1 for anonymous memory. */
-static int open_backing(const struct host_mem_attr *a, struct host_mem *m)
+static bool is_anonymous(const struct host_mem_attr *a)
+{
+	return a->page_bytes == MEM_PAGES_THP && !linux_thp_of_memfds() && linux_thp_of_anonymous();
+}
+
+/* Anonymous memory has an empty memfd nevertheless, which tells others that it is there. */
+static int open_backing(const struct host_mem_attr *a, struct host_mem *m, bool anonymous)
 {
 	bool reserved = mem_pages_reserved(m->page_bytes);
 	unsigned flags = 0;
-	char name[32];
+	char name[48];
 	int fd;
 
-	m->handle = -1;
-	if (wants_thp(a) && !linux_thp_of_memfds() && linux_thp_of_anonymous())
-		return 0;
 	if (reserved)
 		flags = MFD_HUGETLB | (unsigned)__builtin_ctzll(m->page_bytes) << MFD_HUGE_SHIFT;
-	snprintf(name, sizeof(name), "guest node %d", a->node);
-	fd = memfd_of(name, m->bytes, flags);
+	snprintf(name, sizeof(name), LINUX_GUEST_MEMFD "%d%s", a->node,
+		 anonymous ? LINUX_ANONYMOUS : "");
+	fd = memfd_of(name, anonymous ? 0 : m->bytes, flags);
 	/* The kernel's word for a size it has no pages of. */
 	if (reserved && (fd == -ENODEV || fd == -EINVAL || fd == -ENOENT))
 		return -ENOTSUP;
@@ -64,7 +67,7 @@ static int open_backing(const struct host_mem_attr *a, struct host_mem *m)
 }
 
 /* Huge pages need virtual and file offsets to agree modulo their size: reserve more, cut. */
-static int map_aligned(struct host_mem *m)
+static int map_aligned(struct host_mem *m, bool anonymous)
 {
 	uint64_t align = MAX(m->page_bytes, THP_BYTES), bytes = m->bytes;
 	uint64_t slack = bytes >= THP_BYTES ? align : 0;
@@ -81,8 +84,9 @@ static int map_aligned(struct host_mem *m)
 	if (area == MAP_FAILED)
 		return -errno;
 	base = slack ? (uint8_t *)ALIGN_UP((uintptr_t)area, align) : area;
-	flags |= m->handle < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
-	if (mmap(base, bytes, PROT_READ | PROT_WRITE, flags, m->handle, 0) == MAP_FAILED) {
+	flags |= anonymous ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+	if (mmap(base, bytes, PROT_READ | PROT_WRITE, flags, anonymous ? -1 : m->handle, 0) ==
+	    MAP_FAILED) {
 		err = -errno;
 		munmap(area, bytes + slack);
 		return err;
@@ -108,6 +112,7 @@ int linux_mem_map(void *ctx, const struct host_mem_attr *a, struct host_mem *out
 {
 	uint64_t page = mem_pages_reserved(a->page_bytes) ? a->page_bytes : PAGE_SIZE;
 	struct host_mem m = { .page_bytes = page, .node = a->node };
+	bool anonymous = is_anonymous(a);
 	int err;
 
 	if (!a->bytes || a->bytes > UINT64_MAX - page || page & (page - 1))
@@ -115,10 +120,10 @@ int linux_mem_map(void *ctx, const struct host_mem_attr *a, struct host_mem *out
 	m.bytes = ALIGN_UP(a->bytes, page);
 	if (mem_policy_spreads(a->policy))
 		m.node = HOST_NODE_ANY;
-	err = open_backing(a, &m);
+	err = open_backing(a, &m, anonymous);
 	if (err)
 		return err;
-	err = map_aligned(&m);
+	err = map_aligned(&m, anonymous);
 	if (err)
 		goto out_close;
 	err = linux_bind(ctx, &m, a);
@@ -131,8 +136,7 @@ int linux_mem_map(void *ctx, const struct host_mem_attr *a, struct host_mem *out
 out_unmap:
 	munmap(m.base, m.bytes);
 out_close:
-	if (m.handle >= 0)
-		close(m.handle);
+	close(m.handle);
 	return err;
 }
 
@@ -141,15 +145,14 @@ void linux_mem_unmap(void *ctx, struct host_mem *m)
 	if (!m->base)
 		return;
 	munmap(m->base, m->bytes);
-	if (m->handle >= 0)
-		close(m->handle);
+	close(m->handle);
 	*m = (struct host_mem){ .handle = -1 };
 }
 
 /* Kernels before 5.14. Whoever else may write there meanwhile loses nothing. */
 static int populate_slowly(const struct host_mem *m, uint64_t offset, uint64_t bytes)
 {
-	if (m->handle >= 0)
+	if (mem_pages_reserved(m->page_bytes))
 		return fallocate(m->handle, 0, (off_t)offset, (off_t)bytes) ? -errno : 0;
 	for (uint64_t at = 0; at < bytes; at += PAGE_SIZE)
 		__atomic_fetch_or((uint8_t *)m->base + offset + at, 0, __ATOMIC_RELAXED);
@@ -197,7 +200,7 @@ void linux_mem_free(void *ctx, void *p, size_t bytes)
 int linux_code_map(void *ctx, size_t bytes, int node, struct host_code *out)
 {
 	struct linux_host *h = ctx;
-	int fd = memfd_of("code", bytes, 0);
+	int fd = bytes ? memfd_of("code", bytes, 0) : -EINVAL;
 	void *rw, *rx;
 	int err = 0;
 

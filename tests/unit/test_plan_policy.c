@@ -182,7 +182,7 @@ static void claimed_pus_are_left_alone_while_others_suffice(void **state)
 static void claimed_memory_is_not_free(void **state)
 {
 	struct machine_model m = make(2, 1, 4, 1);
-	struct plan_claim_memory memory[] = { { 0, GIB(10) } };
+	struct plan_claim_memory memory[] = { { .bytes = GIB(10) } };
 	struct plan_claim claim = { .owner = "one", .memory = memory, .nr_memory = 1 };
 	struct plan_request r = {
 		.vcpus = 1, .nodes = 1, .memory_bytes = GIB(8), .claim = &claim, .nr_claims = 1

@@ -58,7 +58,7 @@ struct host_mem {
 	void *base;
 	uint64_t bytes;
 	int node;            /* OS index of the node it is bound to, or HOST_NODE_ANY */
-	int handle;          /* the host's own: a memfd under Linux, or -1 */
+	int handle;          /* the host's own: a memfd under Linux */
 	uint64_t page_bytes; /* that it is made of; the host may join base pages to huge ones */
 };
 

@@ -576,9 +576,10 @@ static int check_sharing(struct planner *p, const struct plan *out)
 				owner = p->r->claim[c].owner;
 		return plan_refuse(
 			p, -EBUSY,
-			"exclusive: %u vCPUs need as many PUs, have %u free; vCPU %u would "
+			"exclusive: %u vCPU%s need%s as many PUs, have %u free; vCPU %u would "
 			"share PU %u with %s",
-			out->nr_vcpus, p->free_pus, i, out->vcpu[i].pu, owner);
+			out->nr_vcpus, out->nr_vcpus == 1 ? "" : "s", out->nr_vcpus == 1 ? "s" : "",
+			p->free_pus, i, out->vcpu[i].pu, owner);
 	}
 	return 0;
 }

@@ -42,6 +42,7 @@ struct plan_pin {
 struct plan_claim_memory {
 	unsigned host_node; /* OS index */
 	uint64_t bytes;
+	uint64_t page_bytes; /* 0: base pages */
 };
 
 /* What a machine that is there already has. */

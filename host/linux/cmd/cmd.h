@@ -20,6 +20,7 @@ enum exit_status {
 };
 
 int cmd_run(int argc, char **argv);
+int cmd_ps(int argc, char **argv);
 int cmd_topology(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 

@@ -7,6 +7,7 @@
  */
 #include "run.h"
 
+#include "admit.h"
 #include "cmd.h"
 #include "console.h"
 #include "gdbserver.h"
@@ -43,12 +44,14 @@ struct run {
 	char *cpu_list; /* cut into overrides */
 	const char *overrides[VMM_FEATURES_MAX + 1];
 	struct placement placement;
+	struct admission admission;
 	char why_not_kvm[WHY_BYTES];
 	bool trace_exits, trace_insns;
 	FILE *trace;
 	struct progress progress;
 	struct console *console;
 	struct gdbserver *gdb;
+	const struct engine_ops *engine;
 	struct vm *vm;
 
 	sigset_t old_mask;
@@ -141,23 +144,9 @@ static int open_trace(struct run *r)
 	return 0;
 }
 
-/* Without a plan: is it memory that is short? Otherwise @why stays as the planner left it. */
-static int check_memory(const struct run *r, int err, char *why, size_t why_bytes)
-{
-	char better[WHY_BYTES];
-	struct mem_facts facts;
-
-	host_linux_mem_facts(&r->host, &r->machine, &facts);
-	if (!err)
-		return mem_preflight(&facts, &r->plan, why, why_bytes);
-	if (mem_preflight_request(&facts, &r->placement.request, better, sizeof(better)))
-		snprintf(why, why_bytes, "%s", better);
-	return err;
-}
-
 static int make_plan(struct run *r)
 {
-	char why[WHY_BYTES] = "", label[LABEL_BYTES];
+	char label[LABEL_BYTES];
 	int status, err;
 
 	if (r->o.memory % MIB(1))
@@ -170,25 +159,11 @@ static int make_plan(struct run *r)
 	status = placement_machine(&r->o, &r->host, &r->machine);
 	if (!status)
 		status = placement_request(&r->set, &r->o, &r->machine, &r->placement);
-	if (status)
-		return status;
-	err = plan_make(&r->machine, &r->placement.request, &r->plan, why, sizeof(why));
-	if (err == -ENOMEM)
-		return internal_error("%s", why);
-	if (!r->o.topology && (!err || err == -ENOSPC))
-		err = check_memory(r, err, why, sizeof(why));
-	return err ? user_error("%s", why) : 0;
-}
-
-static void warn_of_sharing(const struct run *r)
-{
-	struct pu_set pus = { 0 };
-
-	for (unsigned i = 0; i < r->plan.nr_vcpus; i++)
-		pu_set_add(&pus, r->plan.vcpu[i].pu);
-	if (pu_set_count(&pus) < r->plan.nr_vcpus)
-		host_log(&r->host, LOG_WARN, "%u vCPUs share %u PUs", r->plan.nr_vcpus,
-			 pu_set_count(&pus));
+	if (!status)
+		status = admit(&r->admission, &r->o, &r->host, &r->machine, &r->placement.request,
+			       &r->plan);
+	r->o.name = r->admission.name; /* one was made up if the user gave none */
+	return status;
 }
 
 /* With --json the plan goes to standard output, which only a dry run may use for it. */
@@ -269,7 +244,7 @@ static int create_machine(struct run *r)
 {
 	struct vmm_config cfg = {
 		.name = r->o.name,
-		.engine = pick_engine(r),
+		.engine = r->engine,
 		.clock = (enum clock_source)r->o.clock,
 		.plan = &r->plan,
 		.prefault = r->o.prefault,
@@ -382,6 +357,7 @@ static int start_all(struct run *r)
 		return internal_error("cannot start the console: %s", strerror(-err));
 	if (vmm_start(r->vm, why, sizeof(why)))
 		return user_error("%s", why);
+	admit_set_running(&r->admission, &r->host, r->engine->name);
 	if (r->gdb) {
 		err = gdbserver_start(r->gdb, r->vm);
 		if (err)
@@ -481,6 +457,7 @@ static void release(struct run *r)
 		console_stop_input(r->console);
 	host_linux_unwatch(r->signal_watch);
 	vmm_destroy(r->vm);
+	admit_release(&r->admission);
 	console_close(r->console);
 	if (r->trace && r->trace != stderr && fclose(r->trace))
 		user_error("trace file: %s: lines may be missing", strerror(errno));
@@ -537,10 +514,11 @@ static int run(struct run *r)
 
 	if (status)
 		return status;
-	warn_of_sharing(r);
+	admit_warn_of_sharing(&r->admission, &r->host, &r->plan);
 	if (r->o.dry_run)
 		return dry_run(r);
 	block_signals(r, &ours);
+	r->engine = pick_engine(r);
 	status = create_machine(r);
 	if (!status)
 		status = watch_signals(r, &ours);
