@@ -109,6 +109,29 @@ void vmm_nmi(struct vm *vm, unsigned vcpu);
 /* Returns how many bytes the guest's serial port took. */
 size_t vmm_console_input(struct vm *vm, const uint8_t *buf, size_t bytes);
 
+/*
+ * Placement of a machine that runs, or is paused. The plan as it stands: moves change it.
+ */
+void vmm_get_plan(struct vm *vm, struct plan *out);
+/*
+ * From now on the vCPU's thread runs on PU @pu, which lies in host node @host_node (-1:
+ * none); both are OS indexes. The guest misses the time that the host needs to take the
+ * thread over. Caches of the engine stay on the node where they were made. -EINVAL: no
+ * such vCPU, or the PU cannot be used; nothing has changed.
+ */
+int vmm_move_vcpu(struct vm *vm, unsigned vcpu, unsigned pu, int host_node);
+/*
+ * Moves a stretch of a guest node's memory, in whole pages, to host node @to; the guest
+ * runs on and loses no store. An embedder moves all of it stretch by stretch, as fast as
+ * suits it, and may stop after any; with the last one the plan changes. Beside the other
+ * calls, but one at a time. Errors are those of host.h's mem_move().
+ */
+int vmm_move_memory(struct vm *vm, unsigned node, uint64_t offset, uint64_t bytes, int to);
+/* I/O threads are the embedder's: it tells where it has put them, for the plan. */
+void vmm_note_io(struct vm *vm, const struct plan_io *io, unsigned nr);
+/* A guest node's memory. Constant but for its node. NULL: no such node. */
+const struct host_mem *vmm_memory(const struct vm *vm, unsigned node);
+
 unsigned vmm_vcpus(const struct vm *vm);
 uint64_t vmm_stat(struct vm *vm, unsigned vcpu, enum vcpu_stat id);
 /* What populating memory came to; bytes 0: nothing was. */

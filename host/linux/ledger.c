@@ -696,6 +696,10 @@ void ledger_claim_of(const struct plan *plan, const char *name, bool exclusive,
 		if (plan->vcpu[i].shared)
 			pu_set_add(&out->shared, plan->vcpu[i].pu);
 	}
+	out->nr_io = plan->nr_io;
+	for (unsigned i = 0; i < plan->nr_io; i++)
+		out->io[i] =
+			(struct ledger_io){ .node = plan->io[i].host_node, .pu = plan->io[i].pu };
 	/* Memory that is spread over more nodes than a claim has lines counts at home. */
 	for (unsigned i = 0; i < plan->nr_memory; i++)
 		claim_memory(plan, i, plan->nr_shares + plan->nr_memory <= PLAN_NODES_MAX, out);

@@ -8,7 +8,7 @@
  *   clock.c     monotonic time, the tick counter and its rate
  *   event.c     event threads: timers and watched files
  *   mem.c       guest memory, node-local memory, code mapped twice; mem_bind.c its
- *               policies; mem_where.c where it lies
+ *               policies; mem_where.c where it lies; mem_move.c moves it
  *   fault.c     synchronous faults; sync.c the core-serialising barrier
  *   topology.c  discovery by hwloc;  meminfo.c free memory;  measure.c how far it is
  *   group.c     limits of control groups;  mem_facts.c all that memory may lack
@@ -46,15 +46,17 @@ struct linux_host {
 	_Atomic int log_max;
 	_Atomic uint64_t tsc_khz; /* 0: not yet known; all who compute it agree closely */
 
-	pthread_mutex_t lock; /* event[] slots, tsc_khz's first computation, the sync page */
+	pthread_mutex_t
+		lock; /* event[] and event_pus[], tsc_khz's first computation, the sync page */
 	struct event_thread *event[EVENT_NODES_MAX];
-	void *sync_page; /* fallback of sync_cores */
+	struct pu_set event_pus[EVENT_NODES_MAX]; /* where they run; empty: on their node */
+	void *sync_page;                          /* fallback of sync_cores */
 };
 
 /* thread.c */
 int linux_thread_create(void *ctx, const struct host_thread_attr *attr, struct host_thread **out);
 void linux_thread_join(void *ctx, struct host_thread *t);
-int linux_thread_bind(void *ctx, const struct pu_set *pus);
+int linux_thread_bind(void *ctx, struct host_thread *t, const struct pu_set *pus);
 void linux_thread_kick(void *ctx, struct host_thread *t);
 void linux_thread_alarm(void *ctx, uint64_t deadline_ns);
 void linux_thread_yield(void *ctx);
@@ -104,6 +106,9 @@ int linux_bind_ranges(void *p, uint64_t bytes, uint64_t page_bytes, const struct
 /* mem_where.c */
 int linux_mem_where(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes,
 		    struct host_where *out);
+
+/* mem_move.c */
+int linux_mem_move(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes, int node);
 
 /* fault.c */
 int linux_fault_handler(void *ctx, bool (*fn)(struct host_fault *f, void *arg), void *arg);

@@ -149,11 +149,11 @@ static void bind_to_last(void *arg)
 	struct pu_set pus = { 0 };
 
 	pu_set_add(&pus, last_allowed_pu());
-	assert_int_equal(host.ops->thread_bind(host.ctx, &pus), 0);
+	assert_int_equal(host.ops->thread_bind(host.ctx, NULL, &pus), 0);
 	tell_where(arg);
 	pu_set_clear(&pus);
 	pu_set_add(&pus, PU_SET_MAX - 1);
-	assert_int_equal(host.ops->thread_bind(host.ctx, &pus), -EINVAL);
+	assert_int_equal(host.ops->thread_bind(host.ctx, NULL, &pus), -EINVAL);
 }
 
 static void threads_bind_themselves(void **state)

@@ -436,7 +436,7 @@ static void test_binding(void **state)
 	a.pus = &pus;
 	assert_int_equal(h.ops->thread_create(h.ctx, &a, &t), -EINVAL); /* an empty set */
 	pu_set_add(&pus, 8);
-	assert_int_equal(h.ops->thread_bind(h.ctx, &pus), -EINVAL); /* the host has 0 .. 7 */
+	assert_int_equal(h.ops->thread_bind(h.ctx, NULL, &pus), -EINVAL); /* the host has 0 .. 7 */
 	pu_set_add(&pus, 7);
 	assert_int_equal(h.ops->thread_create(h.ctx, &a, &t), 0);
 	assert_true(sim_thread_pus(&h, "bound", &found));

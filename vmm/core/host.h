@@ -103,8 +103,11 @@ struct host_ops {
 	int (*thread_create)(void *ctx, const struct host_thread_attr *attr,
 			     struct host_thread **out);
 	void (*thread_join)(void *ctx, struct host_thread *t);
-	/* Bind the calling thread. -EINVAL if no PU of the set is usable. */
-	int (*thread_bind)(void *ctx, const struct pu_set *pus);
+	/*
+	 * Bind a thread that has not ended, NULL being the calling one; on return it runs on
+	 * one of @pus, or nowhere. -EINVAL if none of them is usable: then nothing changes.
+	 */
+	int (*thread_bind)(void *ctx, struct host_thread *t, const struct pu_set *pus);
 	/*
 	 * Store 1 to the thread's attention word and interrupt whatever system
 	 * call it is in. Lock-free; callable with locks held.
@@ -162,6 +165,12 @@ struct host_ops {
 	/* Adds to @out where [@offset, @offset + @bytes) is now. -ENOSYS: nobody knows. */
 	int (*mem_where)(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes,
 			 struct host_where *out);
+	/*
+	 * Bind a stretch to @node, and move there what of it is populated, while others read
+	 * and write: no store is lost. Whole pages. -EINVAL: no such node, or not allowed;
+	 * -ENOMEM: it is full; -EBUSY: some pages stay where they are, for now.
+	 */
+	int (*mem_move)(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes, int node);
 	/* Private zeroed page-aligned memory, preferably on @node. NULL: none left. */
 	void *(*alloc)(void *ctx, size_t bytes, int node);
 	void (*free)(void *ctx, void *p, size_t bytes);

@@ -33,7 +33,7 @@ struct vm {
 	/* Constant once created. */
 	struct host host;
 	struct vmm_config cfg;
-	struct plan plan;
+	struct plan plan; /* moves change it; guarded by lock once running */
 	const struct engine_ops *engine;
 	void *engine_data;
 	bool engine_made;

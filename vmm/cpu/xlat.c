@@ -42,6 +42,8 @@ int xlat_create(struct cpu *c, int host_node)
 	}
 	x->e = (struct emit){ x->code.rw, x->code.rx - x->code.rw };
 	x->limit = x->code.rw + x->code.bytes - XBLOCK_CODE_MAX;
+	if (cpu_has(&c->vm->cpuid, CPU_AVX))
+		x->xsave_mask = (uint32_t)cpuid_xcr0(&c->vm->cpuid);
 	xtramp_make(x);
 	x->blocks_begin = x->e.p;
 	decoder_init(&x->decoder, DECODE_64, &c->vm->cpuid);
@@ -72,6 +74,13 @@ void xlat_destroy(struct cpu *c)
 	c->xlat = NULL;
 }
 
+/* Jump-cache entries are of an address space, and good under one enum xvec. */
+void xlat_asid_changed(struct cpu *c)
+{
+	c->x.jump_key = c->asid << 48 | (uint64_t)xlat_vec(c) << 60;
+	c->x.user = c->cpl != 0;
+}
+
 /* --- the jump cache -------------------------------------------------------------- */
 
 static uint64_t *filter_word(struct xlat *x, uint64_t gva, uint64_t *bit)
@@ -99,16 +108,23 @@ static void remember_jump(struct cpu *c, const struct xblock *b)
 	*word |= bit;
 }
 
+void xlat_forget_pages(struct cpu *c)
+{
+	c->x.page_asid = UINT64_MAX;
+}
+
 void xlat_page_flushed(struct cpu *c, uint64_t gva)
 {
 	uint64_t bit;
 
+	xlat_forget_pages(c);
 	if (c->xlat && (*filter_word(c->xlat, gva, &bit) & bit))
 		forget_jumps(c);
 }
 
 void xlat_asids_reused(struct cpu *c)
 {
+	xlat_forget_pages(c);
 	if (c->xlat)
 		forget_jumps(c);
 }
@@ -135,24 +151,30 @@ static uint32_t *bucket(struct xlat *x, uint64_t hva)
 	return &x->hash[(hva ^ hva >> 15) % HASH_SIZE];
 }
 
-bool xlat_vec_ok(const struct cpu *c)
+enum xvec xlat_vec(const struct cpu *c)
 {
-	return !(c->s.cr0 & (CR0_EM | CR0_TS)) && (c->s.cr4 & CR4_OSFXSR) &&
-	       (c->s.cr4 & CR4_OSXMMEXCPT) && (c->s.cr0 & CR0_NE);
+	const uint64_t avx = XCR0_SSE | XCR0_AVX, avx512 = avx | XCR0_AVX512;
+
+	if ((c->s.cr0 & (CR0_EM | CR0_TS)) || !(c->s.cr4 & CR4_OSFXSR) ||
+	    !(c->s.cr4 & CR4_OSXMMEXCPT) || !(c->s.cr0 & CR0_NE))
+		return XVEC_NONE;
+	if (!(c->s.cr4 & CR4_OSXSAVE) || (c->s.xcr0 & avx) != avx)
+		return XVEC_SSE;
+	return (c->s.xcr0 & avx512) == avx512 ? XVEC_AVX512 : XVEC_AVX;
 }
 
 static struct xblock *xblock_find(struct cpu *c, uint64_t hva)
 {
 	struct xlat *x = c->xlat;
 	uint32_t *p = bucket(x, hva);
-	bool vec = xlat_vec_ok(c);
+	enum xvec vec = xlat_vec(c);
 
 	while (*p) {
 		struct xblock *b = &x->block[*p - 1];
 
 		if (!xblock_alive(b))
 			*p = b->hash_next;
-		else if (b->hva == hva && b->vec_ok == vec)
+		else if (b->hva == hva && b->vec == vec)
 			return b;
 		else
 			p = &b->hash_next;
@@ -183,7 +205,7 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa)
 	*b = (struct xblock){
 		.hva = hva,
 		.page_version = codemap_version(c->codemap, gpa),
-		.vec_ok = xlat_vec_ok(c),
+		.vec = (uint8_t)xlat_vec(c),
 	};
 	xgen_block(c, b, x->nr_blocks, gpa & PAGE_MASK);
 	head = bucket(x, hva);
@@ -241,7 +263,15 @@ static void hide_host_addresses(struct cpu *c)
 
 static void enter(struct cpu *c, const struct xblock *b)
 {
+	uint8_t *bv = xstate_bv(&c->s);
+
+	*bv = (uint8_t)((*bv | XCR0_X87 | XCR0_SSE) & c->xlat->xsave_mask);
 	c->x.code = b->enter_jump;
+	if (unlikely(c->x.page_asid != c->asid)) {
+		for (unsigned i = 0; i < XPAGES; i++)
+			c->x.page[i] = XPAGE_NONE;
+		c->x.page_asid = c->asid;
+	}
 	((void (*)(void))(uintptr_t)c->xlat->tramp.enter)();
 	hide_host_addresses(c);
 }
@@ -295,8 +325,10 @@ static void undo_branch(struct cpu *c)
 enum xlat_result xlat_run(struct cpu *c)
 {
 	struct xlat *x = c->xlat;
-	struct xblock *b = xblock_get(c);
+	struct xblock *b;
 
+	xlat_asid_changed(c);
+	b = xblock_get(c);
 	while (b) {
 		remember_jump(c, b);
 		enter(c, b);
@@ -307,6 +339,8 @@ enum xlat_result xlat_run(struct cpu *c)
 				undo_branch(c);
 				return XLAT_INTERP;
 			}
+			if (unlikely(x->counts && c->insns >= c->insns_stop))
+				return XLAT_ATTEND; /* before a fault of the next fetch */
 			b = xblock_get(c);
 			break;
 		case XEXIT_ATTEND:

@@ -23,7 +23,7 @@
 #include <Zydis/Zydis.h>
 
 #define XBLOCK_INSNS    64
-#define XBLOCK_CODE_MAX 24576 /* bytes of host code a block can make at the most */
+#define XBLOCK_CODE_MAX 32768 /* bytes of host code a block can make at the most */
 
 enum xlat_exit {
 	XEXIT_EDGE,        /* what: block number * 2 + edge */
@@ -58,7 +58,7 @@ struct xblock {
 	uint64_t enter_host, enter_mem,
 		enter_jump; /* flags in the host's, in c->fl; and block_rip unknown */
 	struct xedge edge[2];
-	bool vec_ok;     /* made when vector instructions could be executed */
+	uint8_t vec;     /* enum xvec it was made under */
 	bool flags_live; /* reads flags before it writes them all */
 	uint8_t nr_insns;
 	uint16_t nr_marks;
@@ -79,6 +79,7 @@ struct xtramp {
 	uint64_t leave;          /* registers -> c->s, back to C */
 	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, XEXIT_ATTEND */
 	uint64_t fill[2];        /* by write: fill the TLB for r11 bytes at the address in r10 */
+	uint64_t page[2];        /* by write: the same, and page cache slot r11 >> 16, too */
 	uint64_t vec_load, ret;
 };
 
@@ -91,6 +92,7 @@ struct xlat {
 	unsigned nr_blocks;
 	unsigned flushes; /* when it changes, blocks and edges have gone */
 	uint32_t *hash;
+	uint32_t xsave_mask;     /* components the guest is offered; 0: FXSAVE will do */
 	bool counts;             /* c->insns is kept: costs three instructions a block */
 	uint32_t seen;           /* codemap invalidations taken into account */
 	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */
@@ -98,8 +100,10 @@ struct xlat {
 	struct gen *gen;
 };
 
-/* xlat.c: may vector instructions be executed without a look at control registers? */
-bool xlat_vec_ok(const struct cpu *c);
+/* Which vector instructions can be executed without a look at control registers. */
+enum xvec { XVEC_NONE, XVEC_SSE, XVEC_AVX, XVEC_AVX512 };
+
+enum xvec xlat_vec(const struct cpu *c); /* xlat.c */
 
 /* xlat_tramp.c */
 void xtramp_make(struct xlat *x);

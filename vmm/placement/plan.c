@@ -599,6 +599,8 @@ static int make(struct planner *p, struct plan *out)
 	}
 	if (!err)
 		err = check_sharing(p, out);
+	if (!err && p->r->io_threads)
+		plan_io(p, out);
 	plan_survey_free(p);
 	free(ch.trial);
 	return err;

@@ -66,7 +66,8 @@ struct plan_request {
 	unsigned nr_pins;
 	const struct plan_claim *claim;
 	unsigned nr_claims;
-	bool exclusive; /* refuse rather than share a PU */
+	bool exclusive;  /* refuse rather than share a PU */
+	bool io_threads; /* place a thread for I/O beside each home, too */
 };
 
 struct plan_vcpu {
@@ -84,6 +85,13 @@ struct plan_memory {
 	uint64_t bytes;
 	uint64_t page_bytes;             /* or MEM_PAGES_* */
 	unsigned first_share, nr_shares; /* in plan.share[]; none: it is all at home */
+};
+
+/* The I/O thread of a host node that is somebody's home. Its PU is not claimed: they share. */
+struct plan_io {
+	int host_node; /* whose, or -1: the host has no nodes */
+	unsigned pu;   /* OS index */
+	bool shared;   /* with a vCPU, of this plan or of a claim */
 };
 
 /*
@@ -118,6 +126,8 @@ struct plan {
 	struct plan_vcpu vcpu[PLAN_VCPUS_MAX]; /* ascending by guest node */
 	struct plan_memory memory[PLAN_NODES_MAX];
 	struct mem_share share[PLAN_SHARES_MAX]; /* what each host node carries */
+	unsigned nr_io;
+	struct plan_io io[PLAN_NODES_MAX];
 	struct pu_set claim; /* PUs to claim: those used, and siblings to be left idle */
 	struct plan_cost cost;
 	unsigned nr_alternatives;

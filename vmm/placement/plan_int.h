@@ -9,6 +9,7 @@
  *   plan_deal.c    which PUs of one place, in which order
  *   plan_memory.c  what each host node carries of a guest node's memory
  *   plan_cost.c    the cost model
+ *   plan_io.c      where I/O threads run
  *   plan_shape.c   what the guest sees of it
  *
  * A place is where vCPUs run: a host node's PUs, or (the last place) the PUs that
@@ -160,6 +161,9 @@ int plan_share_memory(struct planner *p, const struct plan_candidate *c, struct 
 /* plan_cost.c */
 double plan_minor(const struct planner *p, const struct plan_candidate *c);
 void plan_price(const struct planner *p, const struct plan_candidate *c, struct plan *out);
+
+/* plan_io.c: of a plan whose vCPUs and homes are settled. */
+void plan_io(const struct planner *p, struct plan *out);
 
 /* plan_shape.c */
 void plan_shape(const struct machine_model *m, struct plan *out);

@@ -376,6 +376,7 @@ int placement_request(struct option_set *s, const struct run_options *o,
 		.policy = (enum plan_policy)o->policy,
 		.memory_policy = (enum mem_policy)o->memory_policy,
 		.exclusive = o->exclusive,
+		.io_threads = true,
 	};
 	complaint = o->pages ? placement_pages(o->pages, &r->page_bytes) : NULL;
 	if (complaint)

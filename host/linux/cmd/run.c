@@ -17,6 +17,7 @@
 #include "placement.h"
 #include "progress.h"
 #include "report.h"
+#include "run_live.h"
 #include "vmm.h"
 
 #include <errno.h>
@@ -53,6 +54,7 @@ struct run {
 	struct gdbserver *gdb;
 	const struct engine_ops *engine;
 	struct vm *vm;
+	struct run_live live;
 
 	sigset_t old_mask;
 	int signal_fd;
@@ -283,15 +285,23 @@ static int create_machine(struct run *r)
 
 /* --- while it runs ---------------------------------------------------------------- */
 
+/* False: that was done before. */
+static bool end_once(struct run *r)
+{
+	if (atomic_exchange(&r->ending, true))
+		return false;
+	console_hurry(r->console);
+	vmm_stop(r->vm);
+	return true;
+}
+
 /* Any thread. The second time nobody waits for anything any more. */
 static void end_machine(struct run *r)
 {
-	if (atomic_exchange(&r->ending, true)) {
-		console_restore_terminal(r->console);
-		_exit(STATUS_SIGNAL);
-	}
-	console_hurry(r->console);
-	vmm_stop(r->vm);
+	if (end_once(r))
+		return;
+	console_restore_terminal(r->console);
+	_exit(STATUS_SIGNAL);
 }
 
 static void on_signal(void *arg)
@@ -301,6 +311,12 @@ static void on_signal(void *arg)
 
 	if (read(r->signal_fd, &si, sizeof(si)) == sizeof(si))
 		end_machine(r);
+}
+
+/* What a control socket's `stop` does: as a signal, but never more than that. */
+static void end_gently(void *arg)
+{
+	end_once(arg);
 }
 
 static void block_signals(struct run *r, sigset_t *ours)
@@ -342,6 +358,23 @@ static void console_counters(void *arg)
 	report_stats(stderr, r->vm);
 }
 
+static int start_live(struct run *r)
+{
+	struct live_config cfg = {
+		.host = &r->host,
+		.vm = r->vm,
+		.name = r->o.name,
+		.engine = r->engine->name,
+		.ledger = r->admission.ledger,
+		.foreign = r->o.foreign,
+		.request = &r->placement.request,
+		.end = end_gently,
+		.arg = r,
+	};
+
+	return run_live_start(&r->live, &cfg);
+}
+
 static int start_all(struct run *r)
 {
 	struct console_peer peer = {
@@ -351,13 +384,16 @@ static int start_all(struct run *r)
 		.arg = r,
 	};
 	char why[WHY_BYTES] = "";
-	int err = console_start(r->console, &peer);
+	int err = console_start(r->console, &peer), status;
 
 	if (err)
 		return internal_error("cannot start the console: %s", strerror(-err));
 	if (vmm_start(r->vm, why, sizeof(why)))
 		return user_error("%s", why);
 	admit_set_running(&r->admission, &r->host, r->engine->name);
+	status = start_live(r);
+	if (status)
+		return status;
 	if (r->gdb) {
 		err = gdbserver_start(r->gdb, r->vm);
 		if (err)
@@ -442,6 +478,8 @@ static int run_machine(struct run *r)
 	started_ns = r->host.ops->now_ns(r->host.ctx) - started_ns;
 	gdbserver_destroy(r->gdb);
 	r->gdb = NULL;
+	run_live_stop(&r->live);
+	vmm_get_plan(r->vm, &r->plan);
 	console_stop_input(r->console);
 	if (!status)
 		status = status_of(r, &result);
@@ -453,6 +491,7 @@ static void release(struct run *r)
 {
 	if (r->gdb)
 		gdbserver_destroy(r->gdb);
+	run_live_stop(&r->live);
 	if (r->console)
 		console_stop_input(r->console);
 	host_linux_unwatch(r->signal_watch);
@@ -467,6 +506,7 @@ static void release(struct run *r)
 	image_unmap(&r->kernel);
 	placement_free(&r->placement);
 	machine_free(&r->machine);
+	run_live_free(&r->live);
 	host_linux_destroy(&r->host);
 	free(r->cpu_list);
 	options_free(&r->set);
@@ -519,7 +559,11 @@ static int run(struct run *r)
 		return dry_run(r);
 	block_signals(r, &ours);
 	r->engine = pick_engine(r);
-	status = create_machine(r);
+	status = run_live_open(&r->live, ledger_path(r->admission.ledger), r->o.name);
+	if (!status) {
+		run_live_place_io(&r->host, &r->plan);
+		status = create_machine(r);
+	}
 	if (!status)
 		status = watch_signals(r, &ours);
 	if (!status)
@@ -537,6 +581,7 @@ int cmd_run(int argc, char **argv)
 	if (!r)
 		return internal_error("out of memory");
 	r->signal_fd = -1;
+	run_live_init(&r->live);
 	run_option_set(&r->set);
 	status = run_options_get(&r->set, argc, argv, &r->o);
 	if (!status && r->o.help) {
