@@ -4,6 +4,7 @@
  *   lock            held, exclusively, by who plans and claims; names the holder
  *   NAME.claim      a claim: complete and locked by its owner before it has this name
  *   NAME.claim.new  one on its way there
+ *   NAME.sock       its owner's control socket, if it has one; cleared with the claim
  *
  * A live claim is touched by its owner alone, a dead one by who holds the directory's
  * lock. `NAME.claim.new` is made by NAME's owner, or under the directory's lock while
@@ -26,12 +27,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOCK_FILE   "lock"
-#define SUFFIX      ".claim"
-#define NEW_SUFFIX  ".claim.new"
-#define FILE_BYTES  (LEDGER_NAME_MAX + sizeof(NEW_SUFFIX))
-#define PATH_BYTES  512
-#define PATIENCE_NS (30 * NSEC_PER_SEC)
+#define LOCK_FILE     "lock"
+#define SUFFIX        ".claim"
+#define NEW_SUFFIX    ".claim.new"
+#define SOCKET_SUFFIX ".sock" /* made by the owner, beside its claim */
+#define FILE_BYTES    (LEDGER_NAME_MAX + sizeof(NEW_SUFFIX))
+#define PATH_BYTES    512
+#define PATIENCE_NS   (30 * NSEC_PER_SEC)
 
 struct ledger {
 	int dir, lock_fd;
@@ -397,6 +399,17 @@ static int add_claim(struct ledger_list *list, const struct ledger_claim *c)
 	return 0;
 }
 
+/* Its control socket goes first: a claim that is still there is found again. */
+static void clear_dead(const struct ledger *l, const char *file)
+{
+	char other[FILE_BYTES];
+
+	snprintf(other, sizeof(other), "%.*s" SOCKET_SUFFIX, (int)(strlen(file) - strlen(SUFFIX)),
+		 file);
+	unlinkat(l->dir, other, 0);
+	unlinkat(l->dir, file, 0);
+}
+
 static int look_at(struct ledger *l, const char *file, struct ledger_list *list)
 {
 	struct ledger_claim c;
@@ -408,7 +421,7 @@ static int look_at(struct ledger *l, const char *file, struct ledger_list *list)
 		return add_trouble(list, file, "it is no file of yours");
 	if (!alive) {
 		if (fd >= 0 && l->exclusive)
-			unlinkat(l->dir, file, 0);
+			clear_dead(l, file);
 		err = 0;
 	} else if (!parse_claim(fd, file, &c, why, sizeof(why))) {
 		err = add_claim(list, &c);

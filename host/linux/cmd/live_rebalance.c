@@ -43,6 +43,18 @@ static void give_back(struct live *l, struct machine_model *m, unsigned node)
 	free(w);
 }
 
+static struct pu_set nodes_of_memory(const struct plan *p, unsigned g)
+{
+	const struct plan_memory *m = &p->memory[g];
+	struct pu_set set = { 0 };
+
+	for (unsigned i = 0; i < m->nr_shares; i++)
+		pu_set_add(&set, (unsigned)p->share[m->first_share + i].node);
+	if (!m->nr_shares && m->host_node >= 0)
+		pu_set_add(&set, (unsigned)m->host_node);
+	return set;
+}
+
 /* The machine's own request, for the shape it has. */
 static void keep_shape(const struct live *l, struct rebalance *b)
 {
@@ -63,8 +75,8 @@ static void keep_shape(const struct live *l, struct rebalance *b)
 			.host_node =
 				asked->node && g < asked->nodes ? asked->node[g].host_node : -1,
 		};
-		if (asked->node && g < asked->nodes)
-			b->node[g].over = asked->node[g].over;
+		if (mem_policy_spreads(asked->memory_policy))
+			b->node[g].over = nodes_of_memory(p, g);
 		b->request.memory_bytes += p->memory[g].bytes;
 	}
 	for (unsigned v = 0; v < p->nr_vcpus; v++)
