@@ -358,6 +358,13 @@ static void console_counters(void *arg)
 	report_stats(stderr, r->vm);
 }
 
+static void place_io(void *arg, const struct plan *p)
+{
+	const struct run *r = arg;
+
+	run_live_place_io(&r->host, p);
+}
+
 static int start_live(struct run *r)
 {
 	struct live_config cfg = {
@@ -369,6 +376,7 @@ static int start_live(struct run *r)
 		.foreign = r->o.foreign,
 		.request = &r->placement.request,
 		.end = end_gently,
+		.place_io = place_io,
 		.arg = r,
 	};
 
