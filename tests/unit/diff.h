@@ -4,7 +4,8 @@
  *
  * test_diff.c makes batches of cases and compares outcomes; diff_native.c runs a
  * batch in a child process, diff_guest.c in a machine of one vCPU. Both see the
- * same code and data at the same addresses, at CPL 3.
+ * same code and data at the same addresses, at CPL 3, in 64-bit mode or in
+ * compatibility mode.
  */
 #ifndef TESTS_UNIT_DIFF_H
 #define TESTS_UNIT_DIFF_H
@@ -25,6 +26,11 @@
 
 #define DIFF_PATCH_MAX 576 /* an XSAVE area with its header */
 
+/* Selectors as the child has them; flat, with these descriptors. */
+#define DIFF_CS64 0x33
+#define DIFF_CS32 0x23
+#define DIFF_SS   0x2b
+
 #define DIFF_BREAK 3 /* vector that ends a case in which nothing happened */
 
 struct diff_state {
@@ -38,6 +44,7 @@ struct diff_case {
 	struct diff_state in;
 	uint8_t code[16];
 	unsigned len;
+	bool compat; /* 32-bit code, in compatibility mode */
 	/* Bytes that the data has in this case alone. */
 	uint32_t patch_at, patch_bytes;
 	uint8_t patch[DIFF_PATCH_MAX];

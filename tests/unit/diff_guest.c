@@ -47,8 +47,6 @@
 #define PTE_NX BIT64(63)
 
 #define KERNEL_CS 0x10
-#define USER_SS   0x2b
-#define USER_CS   0x33
 
 static struct {
 	struct vm *vm;
@@ -124,7 +122,7 @@ static bool make_vm(const struct host *host, const struct engine_ops *engine)
 	guest.vcpu = guest.vcpus[0] = c;
 	c->vm = vm;
 	c->host_node = HOST_NODE_ANY;
-	if (host->ops->mem_map(host->ctx, RAM_BYTES, HOST_NODE_ANY, &guest.ram))
+	if (host->ops->mem_map(host->ctx, HOST_RAM(RAM_BYTES, HOST_NODE_ANY), &guest.ram))
 		return false;
 	gmem_add(&vm->gmem, 0, RAM_BYTES, guest.ram.base, 0);
 	clock_init(&vm->clock, &vm->host, CLOCK_HOST);
@@ -169,18 +167,20 @@ void guest_load(const struct diff_batch *b)
 	memcpy(ram(RAM_DATA), b->data, DIFF_DATA_SIZE);
 }
 
-static void start_state(struct cpu_state *s, const struct diff_state *in)
+static void start_state(struct cpu_state *s, const struct diff_case *t)
 {
-	const struct segment null = { .attr = SEG_UNUSABLE };
+	const struct segment flat = { DIFF_SS, 0xc0f3, UINT32_MAX, 0 };
+	const struct diff_state *in = &t->in;
 
 	guest.vm->engine->get_state(guest.vcpu, s);
 	memcpy(s->gpr, in->gpr, sizeof(s->gpr));
 	s->rip = in->rip;
 	s->rflags = in->rflags;
 	for (unsigned i = 0; i < SEG_COUNT; i++)
-		s->seg[i] = null;
-	s->seg[SEG_CS] = (struct segment){ USER_CS, 0xa0fb, UINT32_MAX, 0 };
-	s->seg[SEG_SS] = (struct segment){ USER_SS, 0xc0f3, UINT32_MAX, 0 };
+		s->seg[i] = flat;
+	s->seg[SEG_CS] = (struct segment){ DIFF_CS64, 0xa0fb, UINT32_MAX, 0 };
+	if (t->compat)
+		s->seg[SEG_CS] = (struct segment){ DIFF_CS32, 0xc0fb, UINT32_MAX, 0 };
 	s->tr = (struct segment){ 0x40, 0x8b, 0x67, TSS };
 	s->gdtr = (struct desc_table){ GDT, 0x3f };
 	s->idtr = (struct desc_table){ IDT, VECTORS * 16 - 1 };
@@ -227,7 +227,7 @@ void guest_run(const struct diff_case *t, struct diff_outcome *out)
 
 	memcpy(ram(RAM_DATA), guest.data, DIFF_WRITE_SIZE);
 	memcpy(ram(RAM_DATA) + t->patch_at, t->patch, t->patch_bytes);
-	start_state(&s, &t->in);
+	start_state(&s, t);
 	e->set_state(guest.vcpu, &s);
 	do {
 		if (e->run(guest.vcpu, &x))

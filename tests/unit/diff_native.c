@@ -145,6 +145,8 @@ static void enter_case(const struct diff_batch *b, const struct diff_case *t, mc
 		m->gregs[greg_of[i]] = (greg_t)t->in.gpr[i];
 	m->gregs[REG_RIP] = (greg_t)t->in.rip;
 	m->gregs[REG_EFL] = (greg_t)t->in.rflags;
+	m->gregs[REG_CSGSFS] =
+		(m->gregs[REG_CSGSFS] & ~(greg_t)0xffff) | (t->compat ? DIFF_CS32 : DIFF_CS64);
 	fp_load((uint8_t *)m->fpregs, &t->in);
 }
 
@@ -178,6 +180,12 @@ static bool map_fixed(uint64_t at, size_t bytes)
 	return p == (void *)(uintptr_t)at;
 }
 
+/* 64-bit code does without them, 32-bit code does not. */
+static void load_segments(void)
+{
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%gs" : : "r"(DIFF_SS));
+}
+
 static void child_setup(void)
 {
 	static const int signals[] = { SIGTRAP, SIGSEGV, SIGBUS, SIGFPE, SIGILL };
@@ -185,6 +193,7 @@ static void child_setup(void)
 	stack_t st = { .ss_sp = stack, .ss_size = sizeof(stack) };
 
 	find_components();
+	load_segments();
 	sigaltstack(&st, NULL);
 	sigfillset(&sa.sa_mask);
 	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)

@@ -7,6 +7,7 @@
 
 #include "boot/cpuid.h"
 #include "core/cpu_state.h"
+#include "cpu/xstate.h"
 
 #include <errno.h>
 
@@ -99,7 +100,43 @@ static void test_feature_bits(void **state)
 		assert_int_equal(!!(v & BIT(known[i].bit)), cpu_has(&m, known[i].f));
 	}
 	assert_true(cpu_has(&m, CPU_LM) && cpu_has(&m, CPU_X2APIC) && cpu_has(&m, CPU_SMEP));
-	assert_false(cpu_has(&m, CPU_AVX) || cpu_has(&m, CPU_XSAVE) || cpu_has(&m, CPU_SMAP));
+	assert_false(cpu_has(&m, CPU_SMAP));
+}
+
+/* Leaf D holds together, and says what the XSAVE image in xstate.h says. */
+static void test_xsave_leaf(void **state)
+{
+	static const struct {
+		unsigned bit, offset, bytes;
+	} known[] = { { 2, XSAVE_YMM, 256 },
+		      { 5, XSAVE_OPMASK, 64 },
+		      { 6, XSAVE_ZMM_HI256, 512 },
+		      { 7, XSAVE_HI16_ZMM, 1024 } };
+	struct cpuid_regs d0;
+
+	build_plain();
+	if (!cpu_has(&m, CPU_XSAVE))
+		return;
+	d0 = ask(0, 0xd, 0);
+	assert_int_equal(d0.eax, cpuid_xcr0(&m));
+	assert_int_equal(d0.eax & 3, 3);
+	assert_int_equal(d0.edx, 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(known); i++) {
+		struct cpuid_regs r = ask(0, 0xd, known[i].bit);
+		bool has = d0.eax & BIT(known[i].bit);
+		uint64_t upto = d0.eax & (BIT(known[i].bit + 1) - 1);
+
+		assert_int_equal(has, cpu_has(&m, known[i].bit == 2 ? CPU_AVX : CPU_AVX512F));
+		assert_int_equal(r.eax, has ? known[i].bytes : 0);
+		assert_int_equal(r.ebx, has ? known[i].offset : 0);
+		if (has)
+			assert_int_equal(cpuid_query(&m, 0, 0xd, 0, 0, upto, BIT64(11)).ebx,
+					 known[i].offset + known[i].bytes);
+	}
+	assert_int_equal(cpuid_query(&m, 0, 0xd, 0, 0, 3, BIT64(11)).ebx, 576);
+	assert_int_equal(cpuid_query(&m, 0, 0xd, 0, 0, d0.eax, BIT64(11)).ebx, d0.ecx);
+	assert_int_equal(ask(0, 0xd, 1).eax & ~5u, 0); /* neither XSAVEC nor XSAVES */
+	assert_int_equal(ask(0, 0xd, 3).eax, 0);
 }
 
 /* What runs natively must exist here. */
@@ -308,7 +345,12 @@ static void test_overrides(void **state)
 	assert_false(cpu_has(&m, CPU_SSE3) || cpu_has(&m, CPU_SSSE3) || cpu_has(&m, CPU_SSE4_2) ||
 		     cpu_has(&m, CPU_SHA_NI));
 
-	assert_refused((const char *[]){ "+avx2", NULL }, "no engine offers it");
+	assert_int_equal(build(two, 1000000, (const char *[]){ "-xsave", NULL }), 0);
+	assert_false(cpu_has(&m, CPU_AVX) || cpu_has(&m, CPU_AVX2) || cpu_has(&m, CPU_AVX512F) ||
+		     cpu_has(&m, CPU_AVX512BW) || cpu_has(&m, CPU_VAES) ||
+		     cpu_has(&m, CPU_XGETBV1));
+	assert_int_equal(cpuid_xcr0(&m), 0);
+	assert_refused((const char *[]){ "-avx", "+avx512vl", NULL }, "needs");
 	assert_refused((const char *[]){ "+frobnicate", NULL }, "unknown CPU feature");
 	assert_refused((const char *[]){ "smap", NULL }, "+NAME");
 	assert_refused((const char *[]){ "", NULL }, "+NAME");
@@ -342,13 +384,21 @@ static void test_names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_identity),       cmocka_unit_test(test_entries_ascend),
-		cmocka_unit_test(test_feature_bits),   cmocka_unit_test(test_features_are_in_host),
-		cmocka_unit_test(test_no_mitigations), cmocka_unit_test(test_topology_leaves),
-		cmocka_unit_test(test_caches),         cmocka_unit_test(test_rates),
-		cmocka_unit_test(test_hypervisor),     cmocka_unit_test(test_state_bits),
-		cmocka_unit_test(test_out_of_range),   cmocka_unit_test(test_address_bits),
-		cmocka_unit_test(test_overrides),      cmocka_unit_test(test_names),
+		cmocka_unit_test(test_identity),
+		cmocka_unit_test(test_entries_ascend),
+		cmocka_unit_test(test_feature_bits),
+		cmocka_unit_test(test_xsave_leaf),
+		cmocka_unit_test(test_features_are_in_host),
+		cmocka_unit_test(test_no_mitigations),
+		cmocka_unit_test(test_topology_leaves),
+		cmocka_unit_test(test_caches),
+		cmocka_unit_test(test_rates),
+		cmocka_unit_test(test_hypervisor),
+		cmocka_unit_test(test_state_bits),
+		cmocka_unit_test(test_out_of_range),
+		cmocka_unit_test(test_address_bits),
+		cmocka_unit_test(test_overrides),
+		cmocka_unit_test(test_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

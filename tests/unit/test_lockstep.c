@@ -169,6 +169,8 @@ static void put_tables(uint8_t *ram)
 	store_u64(ram + GDT + 0x20, 0x00affb000000ffffull);
 	memset(ram + TSS, 0, 0x68);
 	store_u64(ram + TSS + 4, STACK);
+	for (unsigned i = 0; i < 512; i++) /* programs are not to store into page tables */
+		ram[PD + i * 8] &= (uint8_t)~4;
 	store_u64(ram + PD + (DIFF_DATA >> 21) * 8, RAM_DATA | 0x87);
 	store_u64(ram + PD + (DIFF_CODE >> 21) * 8, RAM_CODE | 0x87);
 }
@@ -379,7 +381,7 @@ static void set_up(void)
 	share_faults();
 	side[INTERP] = flat_create_on(&engine_interp, &host, 1, CLOCK_ICOUNT);
 	side[SOFT] = flat_create_on(&engine_soft, &host, 1, CLOCK_ICOUNT);
-	forms_find(&forms, NULL);
+	forms_find(&forms, false, NULL);
 }
 
 static void tear_down(void)

@@ -239,6 +239,14 @@ static void test_xcr0(void **state)
 	assert_int_equal(c->s.xcr0, 7);
 	c->s.gpr[RCX] = 1;
 	assert_int_equal(plain(sys_xsetbv), GP0);
+	offer(CPU_XGETBV1, false);
+	assert_int_equal(plain(sys_xgetbv), GP0);
+	offer(CPU_XGETBV1, true);
+	memset(c->s.xsave + 160, 0, 256);
+	c->s.xsave[160] = 1;
+	assert_int_equal(plain(sys_xgetbv), OK);
+	assert_int_equal(c->s.gpr[RAX] & 6, 2); /* SSE is in use, AVX is not */
+	c->s.gpr[RCX] = 2;
 	assert_int_equal(plain(sys_xgetbv), GP0);
 }
 

@@ -1,11 +1,11 @@
 /*
  * cpuid.c - what CPUID tells a guest.
  *
- * The guest sees an Intel processor of the Snow Ridge family (family 6, model
- * 0x86) on every host and under every executor. It is a real processor without
- * AVX, so that software which tunes itself by model number does well with what is
- * offered here; and IA32_ARCH_CAPABILITIES says that it has none of the flaws for
- * which operating systems slow themselves down. docs/guest-cpu.md has the reasons.
+ * The guest sees an Intel processor with the model number of the Snow Ridge family
+ * (family 6, model 0x86) on every host and under every executor, with the vector
+ * extensions that the host has. Operating systems know no flaw of that model, and
+ * IA32_ARCH_CAPABILITIES says that it has none of those for which they would slow
+ * themselves down. docs/guest-cpu.md has the reasons.
  *
  * References: SDM vol. 2, CPUID; SDM vol. 4 for IA32_ARCH_CAPABILITIES; the Linux
  * kernel's Documentation/virt/kvm/x86/cpuid.rst for the leaves at 0x40000000.
@@ -50,8 +50,7 @@ enum offer {
 	ALWAYS = BIT(0),    /* the engines do it, whatever the host has */
 	HOST = BIT(1),      /* executed natively: when the host has it */
 	ASKED = BIT(2),     /* only when the user adds it (with HOST: and the host has it) */
-	NEVER = BIT(3),     /* no engine does it yet */
-	ESSENTIAL = BIT(4), /* with ALWAYS: no 64-bit guest starts without it */
+	ESSENTIAL = BIT(3), /* with ALWAYS: no 64-bit guest starts without it */
 };
 
 struct feature {
@@ -101,7 +100,7 @@ static const struct feature features[CPU_FEATURE_COUNT] = {
 	F(SSE3,		"pni",		1, ECX, 0,	HOST),
 	F(PCLMULQDQ,	"pclmulqdq",	1, ECX, 1,	HOST),
 	F(SSSE3,	"ssse3",	1, ECX, 9,	HOST),
-	F(FMA,		"fma",		1, ECX, 12,	NEVER),
+	F(FMA,		"fma",		1, ECX, 12,	HOST),
 	F(CX16,		"cx16",		1, ECX, 13,	HOST),
 	F(PCID,		"pcid",		1, ECX, 17,	ALWAYS),
 	F(SSE4_1,	"sse4_1",	1, ECX, 19,	HOST),
@@ -111,34 +110,34 @@ static const struct feature features[CPU_FEATURE_COUNT] = {
 	F(POPCNT,	"popcnt",	1, ECX, 23,	HOST),
 	F(TSC_DEADLINE,	"tsc_deadline_timer", 1, ECX, 24, ALWAYS),
 	F(AES,		"aes",		1, ECX, 25,	HOST),
-	F(XSAVE,	"xsave",	1, ECX, 26,	NEVER),
-	F(AVX,		"avx",		1, ECX, 28,	NEVER),
-	F(F16C,		"f16c",		1, ECX, 29,	NEVER),
+	F(XSAVE,	"xsave",	1, ECX, 26,	HOST),
+	F(AVX,		"avx",		1, ECX, 28,	HOST),
+	F(F16C,		"f16c",		1, ECX, 29,	HOST),
 	F(RDRAND,	"rdrand",	1, ECX, 30,	ALWAYS),
 	F(HYPERVISOR,	"hypervisor",	1, ECX, 31,	ALWAYS),
 	F(FSGSBASE,	"fsgsbase",	7, EBX, 0,	ALWAYS),
 	F(TSC_ADJUST,	"tsc_adjust",	7, EBX, 1,	ALWAYS),
 	F(BMI1,		"bmi1",		7, EBX, 3,	HOST),
-	F(AVX2,		"avx2",		7, EBX, 5,	NEVER),
+	F(AVX2,		"avx2",		7, EBX, 5,	HOST),
 	F(SMEP,		"smep",		7, EBX, 7,	ALWAYS),
 	F(BMI2,		"bmi2",		7, EBX, 8,	HOST),
 	F(ERMS,		"erms",		7, EBX, 9,	ALWAYS),
 	F(INVPCID,	"invpcid",	7, EBX, 10,	ALWAYS),
-	F(AVX512F,	"avx512f",	7, EBX, 16,	NEVER),
-	F(AVX512DQ,	"avx512dq",	7, EBX, 17,	NEVER),
+	F(AVX512F,	"avx512f",	7, EBX, 16,	HOST),
+	F(AVX512DQ,	"avx512dq",	7, EBX, 17,	HOST),
 	F(RDSEED,	"rdseed",	7, EBX, 18,	ALWAYS),
 	F(ADX,		"adx",		7, EBX, 19,	HOST),
 	F(SMAP,		"smap",		7, EBX, 20,	ASKED),
 	F(CLFLUSHOPT,	"clflushopt",	7, EBX, 23,	ALWAYS),
 	F(CLWB,		"clwb",		7, EBX, 24,	ALWAYS),
-	F(AVX512CD,	"avx512cd",	7, EBX, 28,	NEVER),
+	F(AVX512CD,	"avx512cd",	7, EBX, 28,	HOST),
 	F(SHA_NI,	"sha_ni",	7, EBX, 29,	HOST),
-	F(AVX512BW,	"avx512bw",	7, EBX, 30,	NEVER),
-	F(AVX512VL,	"avx512vl",	7, EBX, 31,	NEVER),
+	F(AVX512BW,	"avx512bw",	7, EBX, 30,	HOST),
+	F(AVX512VL,	"avx512vl",	7, EBX, 31,	HOST),
 	F(UMIP,		"umip",		7, ECX, 2,	ALWAYS),
-	F(GFNI,		"gfni",		7, ECX, 8,	NEVER),
-	F(VAES,		"vaes",		7, ECX, 9,	NEVER),
-	F(VPCLMULQDQ,	"vpclmulqdq",	7, ECX, 10,	NEVER),
+	F(GFNI,		"gfni",		7, ECX, 8,	HOST),
+	F(VAES,		"vaes",		7, ECX, 9,	HOST),
+	F(VPCLMULQDQ,	"vpclmulqdq",	7, ECX, 10,	HOST),
 	F(RDPID,	"rdpid",	7, ECX, 22,	ALWAYS),
 	F(FSRM,		"fsrm",		7, EDX, 4,	ALWAYS),
 	F(MD_CLEAR,	"md_clear",	7, EDX, 10,	ASKED),
@@ -146,6 +145,8 @@ static const struct feature features[CPU_FEATURE_COUNT] = {
 	F(STIBP,	"stibp",	7, EDX, 27,	ALWAYS),
 	F(ARCH_CAPABILITIES, "arch_capabilities", 7, EDX, 29, ALWAYS),
 	F(SSBD,		"ssbd",		7, EDX, 31,	ASKED),
+	F2(XSAVEOPT,	"xsaveopt",	0xd, 1, EAX, 0,	HOST),
+	F2(XGETBV1,	"xgetbv1",	0xd, 1, EAX, 2,	HOST),
 	F2(BHI_CTRL,	"bhi_ctrl",	7, 2, EDX, 4,	ALWAYS),
 	F(SYSCALL,	"syscall",	X1, EDX, 11,	ALWAYS | ESSENTIAL),
 	F(NX,		"nx",		X1, EDX, 20,	ALWAYS),
@@ -181,6 +182,16 @@ static const struct {
 	{ CPU_INVPCID, CPU_PCID },	{ CPU_FSRM, CPU_ERMS },
 	{ CPU_STIBP, CPU_SPEC_CTRL },	{ CPU_SSBD, CPU_SPEC_CTRL },
 	{ CPU_BHI_CTRL, CPU_SPEC_CTRL },
+	{ CPU_XSAVEOPT, CPU_XSAVE },	{ CPU_XGETBV1, CPU_XSAVE },
+	{ CPU_AVX, CPU_XSAVE },		{ CPU_F16C, CPU_AVX },
+	{ CPU_FMA, CPU_AVX },		{ CPU_AVX2, CPU_AVX },
+	{ CPU_GFNI, CPU_SSE2 },		{ CPU_VAES, CPU_AVX },
+	{ CPU_VPCLMULQDQ, CPU_AVX },	{ CPU_VAES, CPU_AES },
+	{ CPU_VPCLMULQDQ, CPU_PCLMULQDQ },
+	{ CPU_AVX512F, CPU_AVX2 },	{ CPU_AVX512F, CPU_FMA },
+	{ CPU_AVX512F, CPU_F16C },	{ CPU_AVX512DQ, CPU_AVX512F },
+	{ CPU_AVX512CD, CPU_AVX512F },	{ CPU_AVX512BW, CPU_AVX512F },
+	{ CPU_AVX512VL, CPU_AVX512F },
 };
 /* clang-format on */
 
@@ -228,6 +239,75 @@ static struct cpuid_regs host_cpuid(uint32_t leaf, uint32_t subleaf)
 	return r;
 }
 
+/* --- the XSAVE area ------------------------------------------------------------- */
+
+/* State components; their places and sizes are Intel's, and those of cpu_state.xsave. */
+struct component {
+	enum cpu_feature feature;
+	uint8_t number;
+	uint16_t offset, bytes;
+};
+
+static const struct component components[] = {
+	{ CPU_AVX, 2, 576, 256 },
+	{ CPU_AVX512F, 5, 1088, 64 },
+	{ CPU_AVX512F, 6, 1152, 512 },
+	{ CPU_AVX512F, 7, 1664, 1024 },
+};
+
+#define XSAVE_LEGACY     3u  /* x87 and SSE: in every area */
+#define XSAVE_AREA_BYTES 576 /* an area without more: the FXSAVE image and a header */
+
+uint64_t cpuid_xcr0(const struct cpuid_model *m)
+{
+	uint64_t mask = cpu_has(m, CPU_XSAVE) ? XSAVE_LEGACY : 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(components); i++)
+		if (cpu_has(m, components[i].feature))
+			mask |= BIT(components[i].number);
+	return mask;
+}
+
+/* Of an area that holds the components in @xcr0. */
+static uint32_t xsave_bytes(uint64_t xcr0)
+{
+	uint32_t bytes = XSAVE_AREA_BYTES;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(components); i++)
+		if (xcr0 & BIT(components[i].number))
+			bytes = components[i].offset + components[i].bytes;
+	return bytes;
+}
+
+static uint64_t host_xcr0(void)
+{
+	uint32_t eax, edx;
+
+	if (!(host_cpuid(1, 0).ecx & BIT(27)))
+		return 0;
+	__asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+	return eax;
+}
+
+/*
+ * A register file can be used where the host's system saves it. The translator has
+ * the host's processor save a guest's as well, so that it must do so at our places:
+ * some processors without Intel's extinct MPX close the gap that it left.
+ */
+static void keep_usable_components(struct cpu_features *f)
+{
+	uint64_t xcr0 = host_xcr0();
+
+	if (!xcr0)
+		feature_set(f, CPU_XSAVE, false);
+	for (unsigned i = 0; i < ARRAY_SIZE(components); i++) {
+		const struct component *k = &components[i];
+
+		if (!(xcr0 & BIT(k->number)) || host_cpuid(0xd, k->number).ebx != k->offset)
+			feature_set(f, k->feature, false);
+	}
+}
+
 void cpuid_host_features(struct cpu_features *f)
 {
 	uint32_t max_basic = host_cpuid(0, 0).eax;
@@ -243,6 +323,7 @@ void cpuid_host_features(struct cpu_features *f)
 		r = host_cpuid(d->leaf, d->subleaf);
 		feature_set(f, i, *reg_of(&r, d->reg) & BIT(d->bit));
 	}
+	keep_usable_components(f);
 }
 
 /* --- what the user wishes ------------------------------------------------------ */
@@ -285,8 +366,6 @@ static int check_override(struct builder *b, bool add, unsigned f)
 	if (!add && (d->offer & ESSENTIAL))
 		return refuse(b, "CPU feature %s cannot be dropped: 64-bit guests need it",
 			      d->name);
-	if (add && (d->offer & NEVER))
-		return refuse(b, "CPU feature %s cannot be added: no engine offers it", d->name);
 	if (add && (d->offer & HOST) && !feature_in(&b->host, f))
 		return refuse(b, "CPU feature %s cannot be added: this host lacks it", d->name);
 	return 0;
@@ -317,7 +396,7 @@ static bool is_default(const struct builder *b, enum cpu_feature f)
 {
 	const struct feature *d = &features[f];
 
-	if (d->offer & (NEVER | ASKED))
+	if (d->offer & ASKED)
 		return false;
 	return !(d->offer & HOST) || feature_in(&b->host, f);
 }
@@ -524,6 +603,24 @@ static void add_features(struct cpuid_model *m)
 	add(m, 7, LEAF7_SUBLEAVES, feature_regs(m, 7, LEAF7_SUBLEAVES));
 }
 
+/* The size for the current XCR0 goes into EBX at query time. */
+static void add_xsave(struct cpuid_model *m)
+{
+	uint64_t xcr0 = cpuid_xcr0(m);
+
+	if (!xcr0)
+		return;
+	add(m, 0xd, 0, (struct cpuid_regs){ .eax = (uint32_t)xcr0, .ecx = xsave_bytes(xcr0) });
+	add(m, 0xd, 1, feature_regs(m, 0xd, 1));
+	for (unsigned i = 0; i < ARRAY_SIZE(components); i++) {
+		const struct component *k = &components[i];
+
+		if (cpu_has(m, k->feature))
+			add(m, 0xd, k->number,
+			    (struct cpuid_regs){ .eax = k->bytes, .ebx = k->offset });
+	}
+}
+
 static void add_basic(struct cpuid_model *m, uint64_t tsc_khz)
 {
 	add_identity(m);
@@ -534,6 +631,7 @@ static void add_basic(struct cpuid_model *m, uint64_t tsc_khz)
 	add_features(m);
 	if (cpu_has(m, CPU_X2APIC))
 		add_topology(m);
+	add_xsave(m);
 	add_tsc(m, tsc_khz);
 	add_frequency(m, tsc_khz);
 	if (cpu_has(m, CPU_X2APIC))
@@ -748,6 +846,10 @@ struct cpuid_regs cpuid_query(const struct cpuid_model *m, unsigned vcpu, uint32
 			r.ecx |= BIT(27);
 		if (!(apic_base & APIC_BASE_ENABLE))
 			r.edx &= ~BIT(9);
+		break;
+	case 0xd:
+		if (e && !subleaf)
+			r.ebx = xsave_bytes(xcr0);
 		break;
 	case 0xb:
 	case 0x1f:

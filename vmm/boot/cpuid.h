@@ -36,7 +36,7 @@ struct cpuid_entry {
 	X(AVX512DQ) X(RDSEED) X(ADX) X(SMAP) X(CLFLUSHOPT) X(CLWB) X(AVX512CD) X(SHA_NI) X(AVX512BW) \
 	X(AVX512VL) X(UMIP) X(GFNI) X(VAES) X(VPCLMULQDQ) X(RDPID) X(FSRM) X(MD_CLEAR) X(SPEC_CTRL) \
 	X(STIBP) X(ARCH_CAPABILITIES) X(SSBD) X(BHI_CTRL) X(SYSCALL) X(NX) X(PDPE1GB) X(RDTSCP) X(LM) \
-	X(LAHF_LM) X(ABM) X(PREFETCHW) X(INVTSC) X(ARAT)
+	X(LAHF_LM) X(ABM) X(PREFETCHW) X(INVTSC) X(ARAT) X(XSAVEOPT) X(XGETBV1)
 /* clang-format on */
 
 enum cpu_feature {
@@ -76,7 +76,13 @@ void cpuid_host_features(struct cpu_features *f);
 /* -EINVAL: an override that is unknown, not to be had, or contradicts another; see why[]. */
 int cpuid_build(struct cpuid_model *m, const struct cpuid_request *r, char *why, size_t why_bytes);
 
-/* What this vCPU reads. @cr4 decides OSXSAVE, @apic_base the APIC bit. Never fails. */
+/* The state components that XCR0 may name; 0 without XSAVE. */
+uint64_t cpuid_xcr0(const struct cpuid_model *m);
+
+/*
+ * What this vCPU reads. @cr4 decides OSXSAVE, @xcr0 the size of an XSAVE area,
+ * @apic_base the APIC bit. Never fails.
+ */
 struct cpuid_regs cpuid_query(const struct cpuid_model *m, unsigned vcpu, uint32_t leaf,
 			      uint32_t subleaf, uint64_t cr4, uint64_t xcr0, uint64_t apic_base);
 

@@ -7,6 +7,7 @@
 #include "cpu/lapic.h"
 #include "cpu/mmu.h"
 #include "cpu/sys.h"
+#include "cpu/xstate.h"
 
 #define CR0_DEFINED                                                                                \
 	(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | \
@@ -15,11 +16,6 @@
 
 #define DR6_WRITABLE 0xe00full
 #define DR7_WRITABLE 0xffff23ffull
-
-#define XCR0_X87    BIT(0)
-#define XCR0_SSE    BIT(1)
-#define XCR0_AVX    BIT(2)
-#define XCR0_AVX512 (7u << 5)
 
 static unsigned wide_size(const struct cpu *c)
 {
@@ -409,24 +405,24 @@ enum sys_result sys_clflush(struct cpu *c, const struct op *o)
 
 enum sys_result sys_xgetbv(struct cpu *c, const struct op *o)
 {
+	uint64_t v;
+
 	if (!(c->s.cr4 & CR4_OSXSAVE))
 		return sys_fault(c, EXC_UD);
-	if ((uint32_t)c->s.gpr[RCX])
+	if ((uint32_t)c->s.gpr[RCX] == 0)
+		v = c->s.xcr0;
+	else if ((uint32_t)c->s.gpr[RCX] == 1 && cpu_has(&c->vm->cpuid, CPU_XGETBV1))
+		v = c->s.xcr0 & xstate_in_use(c);
+	else
 		return sys_gp(c, 0);
-	c->s.gpr[RAX] = (uint32_t)c->s.xcr0;
-	c->s.gpr[RDX] = c->s.xcr0 >> 32;
+	c->s.gpr[RAX] = (uint32_t)v;
+	c->s.gpr[RDX] = v >> 32;
 	return SYS_NEXT;
 }
 
 static bool xcr0_valid(const struct cpu *c, uint64_t v)
 {
-	uint64_t offered = XCR0_X87 | XCR0_SSE;
-
-	if (cpu_has(&c->vm->cpuid, CPU_AVX))
-		offered |= XCR0_AVX;
-	if (cpu_has(&c->vm->cpuid, CPU_AVX512F))
-		offered |= XCR0_AVX512;
-	if ((v & ~offered) || !(v & XCR0_X87))
+	if ((v & ~cpuid_xcr0(&c->vm->cpuid)) || !(v & XCR0_X87))
 		return false;
 	if ((v & XCR0_AVX) && !(v & XCR0_SSE))
 		return false;

@@ -339,8 +339,7 @@ static const uint8_t isa_feature[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
 	[ISA(SMAP)] = HAS(SMAP),
 
 	[ISA(XSAVE)] = HAS(XSAVE),
-	[ISA(XSAVEC)] = HAS(XSAVE),
-	[ISA(XSAVEOPT)] = HAS(XSAVE),
+	[ISA(XSAVEOPT)] = HAS(XSAVEOPT),
 	[ISA(AVX)] = HAS(AVX),
 	[ISA(AVXAES)] = HAS(AVX),
 	[ISA(AVX2)] = HAS(AVX2),

@@ -195,6 +195,8 @@ static bool run_blocks64(struct cpu *c, struct block *b)
 		n = follow(c, b);
 		if (unlikely(!n)) {
 			between_blocks(c);
+			if (unlikely(c->insns == c->insns_stop))
+				break; /* before a fault of the next fetch */
 			n = find_and_link(c, b);
 			if (unlikely(!n)) {
 				go_on = deliver(c);
@@ -427,6 +429,7 @@ static void interp_get_state(struct vcpu *v, struct cpu_state *s)
 
 	*s = c->s;
 	s->rflags = cpu_rflags(c);
+	xstate_complete(s);
 	s->tsc_deadline = lapic_tsc_deadline(c);
 }
 

@@ -263,8 +263,8 @@ static const ZydisDecodedOperand *vector_operand(const ZydisDecodedInstruction *
 	return NULL;
 }
 
-bool gather_decode(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
-		   struct op *o)
+bool gather_find(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
+		 struct op *o)
 {
 	const ZydisDecodedOperand *mem = vsib_operand(insn, operands);
 	const ZydisDecodedOperand *data =

@@ -272,24 +272,19 @@ op_fn *pick_loop(struct decoding *d)
 
 /* --- BOUND ---------------------------------------------------------------------------- */
 
+/* The second bound is read only where the first one holds. */
 static void op_bound(struct cpu *c, const struct op *o)
 {
-	s64 index, low, high;
-	u64 gva, lo, hi;
+	s64 index = o->size == 2 ? (s16)c->s.gpr[o->reg] : (s32)c->s.gpr[o->reg];
+	u64 gva, v;
 
-	if (!op_linear(c, o, 2u * o->size, MMU_READ, &gva) || !mem_read(c, gva, o->size, &lo) ||
-	    !mem_read(c, gva + o->size, o->size, &hi))
+	if (!op_linear(c, o, 2u * o->size, MMU_READ, &gva) || !mem_read(c, gva, o->size, &v))
 		return op_fault(c, o);
-	if (o->size == 2) {
-		index = (s16)c->s.gpr[o->reg];
-		low = (s16)lo;
-		high = (s16)hi;
-	} else {
-		index = (s32)c->s.gpr[o->reg];
-		low = (s32)lo;
-		high = (s32)hi;
-	}
-	if (index < low || index > high)
+	if (index < (o->size == 2 ? (s16)v : (s32)v))
+		return op_raise(c, o, EXC_BR);
+	if (!mem_read(c, gva + o->size, o->size, &v))
+		return op_fault(c, o);
+	if (index > (o->size == 2 ? (s16)v : (s32)v))
 		return op_raise(c, o, EXC_BR);
 	OP_NEXT(c, o);
 }

@@ -187,6 +187,7 @@ static void drop_logged(struct cpu *c)
 {
 	struct mmu *m = c->mmu;
 
+	xlat_forget_pages(c);
 	if (m->nr_logged > LOG_MAX)
 		m->super = 0;
 	for (unsigned i = 0; i < MIN(m->nr_logged, (unsigned)LOG_MAX); i++)
@@ -414,6 +415,7 @@ void mmu_downgrade_code(struct cpu *c)
 {
 	const struct codemap *map = codemap_of(c);
 
+	xlat_forget_pages(c);
 	for (unsigned i = 0; i < TLB_ENTRIES; i++) {
 		if (c->tlb[i].write != TLB_INVALID && codemap_is_code(map, c->mmu->page[i]))
 			c->tlb[i].write = TLB_INVALID;
@@ -589,6 +591,19 @@ static bool tlb_hit(struct cpu *c, uint64_t gva, enum mmu_access access, enum pr
 	return true;
 }
 
+/* The TLB learns of a page that is RAM: its host address, or NULL. */
+static uint8_t *enter_page(struct cpu *c, uint64_t gva, const struct walk *w, unsigned can,
+			   enum mmu_access access, enum priv p)
+{
+	uint64_t gpa = w->gpa & PAGE_MASK;
+	uint8_t *page = gmem_ptr(&c->vm->gmem, gpa, PAGE_SIZE);
+
+	if (!page || gpa == lapic_page(c))
+		return NULL;
+	fill(c, gva, w, can, access, p, page);
+	return page;
+}
+
 /* Translate for one page's access, with all checks and side effects. */
 static bool resolve(struct cpu *c, uint64_t gva, enum mmu_access access, enum priv p,
 		    struct target *t)
@@ -615,13 +630,9 @@ static bool resolve(struct cpu *c, uint64_t gva, enum mmu_access access, enum pr
 		}
 	} while (!walk_mark(c, &w, access == MMU_WRITE));
 
+	page = enter_page(c, gva, &w, can, access, p);
 	t->gpa = w.gpa;
-	t->hva = NULL;
-	page = gmem_ptr(&c->vm->gmem, w.gpa & PAGE_MASK, PAGE_SIZE);
-	if (!page || (w.gpa & PAGE_MASK) == lapic_page(c))
-		return true;
-	t->hva = page + (w.gpa & ~PAGE_MASK);
-	fill(c, gva, &w, can, access, p, page);
+	t->hva = page ? page + (w.gpa & ~PAGE_MASK) : NULL;
 	return true;
 }
 
@@ -635,6 +646,35 @@ bool mmu_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access acces
 		c->fault.pending = false; /* found again by whoever executes it */
 		return false;
 	}
+	return access == MMU_READ ? e->read == key : e->write == key;
+}
+
+/* Accessed and dirty flags are all set. */
+static bool walk_is_marked(const struct walk *w, bool write)
+{
+	uint64_t all = PTE_A;
+
+	for (unsigned i = 0; i < w->nr_entries; i++)
+		all &= w->entry[i].value;
+	return !w->nr_entries ||
+	       ((all & PTE_A) && (!write || (w->entry[w->nr_entries - 1].value & PTE_D)));
+}
+
+bool mmu_fill_quietly(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access)
+{
+	const struct tlb_entry *e = tlb_slot(c, gva);
+	uint64_t key = tlb_key(c, gva, bytes);
+	enum priv p = priv_of(c);
+	struct walk w;
+	unsigned can;
+
+	if (c->asid == ASID_NONE || c->debug.points || (sys_long_mode(c) && !sys_canonical(gva)) ||
+	    !walk(c, gva, &w))
+		return false;
+	can = walk_rights(c, &w, p);
+	if (!(can & BIT(access)) || !walk_is_marked(&w, access == MMU_WRITE) ||
+	    !enter_page(c, gva, &w, can, access, p))
+		return false;
 	return access == MMU_READ ? e->read == key : e->write == key;
 }
 
@@ -897,14 +937,14 @@ static bool linear_fault(struct cpu *c, unsigned seg)
 	return false;
 }
 
-/* SDM vol. 3, 5.3. */
+/* SDM vol. 3, 5.3. Processors let an access wrap around at the end of a 4 GiB segment. */
 bool mmu_within_limit(const struct segment *s, uint64_t off, unsigned bytes)
 {
 	uint64_t last = off + bytes - 1;
 
 	if ((s->attr & (SEG_S | 0xc)) == (SEG_S | 0x4)) /* data, expand-down */
 		return off > s->limit && last <= (s->attr & SEG_DB ? UINT32_MAX : 0xffff);
-	return last <= s->limit;
+	return last <= s->limit || s->limit == UINT32_MAX;
 }
 
 static bool type_allows(const struct segment *s, enum mmu_access access)

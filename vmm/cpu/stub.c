@@ -269,7 +269,7 @@ bool stub_decode(struct cpu *c, const ZydisDecodedInstruction *insn,
 	struct stub_code k = { .n = 0 };
 	enum stub_shape shape = STUB_REG;
 
-	if (stub_find(insn, operands, o))
+	if (stub_find(insn, operands, o) || gather_find(insn, operands, o))
 		return true;
 	if (!recipe_make(&p, c))
 		return false;

@@ -37,7 +37,10 @@ static bool never_suppresses(const ZydisDecodedInstruction *insn)
 	case ZYDIS_EXCEPTION_CLASS_E11NF:
 		return true;
 	default:
-		return insn->mnemonic == ZYDIS_MNEMONIC_VDBPSADBW;
+		/* The mask is of other elements than those in memory. */
+		return insn->mnemonic == ZYDIS_MNEMONIC_VDBPSADBW ||
+		       insn->mnemonic == ZYDIS_MNEMONIC_VGF2P8AFFINEQB ||
+		       insn->mnemonic == ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB;
 	}
 }
 

@@ -17,6 +17,7 @@ static bool recipe_gpr(struct recipe *p, const ZydisDecodedOperand *op)
 	if (p->nr_gprs == ARRAY_SIZE(p->gpr) || id >= GPR_COUNT)
 		return false;
 	p->nr_gprs++;
+	p->narrow_gprs |= !p->in_long_mode;
 	*r = (struct stub_reg){ .guest = (uint8_t)id, .write = recipe_writes(op) };
 	if (ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_GPR8 &&
 	    op->reg.value >= ZYDIS_REGISTER_AH && op->reg.value <= ZYDIS_REGISTER_BH) {
@@ -42,7 +43,6 @@ static bool recipe_gpr(struct recipe *p, const ZydisDecodedOperand *op)
 	default:
 		return false;
 	}
-	p->narrow_gprs |= !p->in_long_mode;
 	return true;
 }
 

@@ -71,7 +71,10 @@ static inline bool gate_wide(struct cpu *c, const struct op *o, uint64_t xcr0)
 		return false;
 	if (unlikely(!(c->s.cr4 & CR4_OSXSAVE) || (c->s.xcr0 & xcr0) != xcr0))
 		return refuse(c, o, EXC_UD);
-	return likely(!(c->s.cr0 & CR0_TS)) || refuse(c, o, EXC_NM);
+	if (unlikely(c->s.cr0 & CR0_TS))
+		return refuse(c, o, EXC_NM);
+	*xstate_bv(&c->s) |= (uint8_t)xcr0;
+	return true;
 }
 
 static inline bool gate_fx(struct cpu *c, const struct op *o)
@@ -171,10 +174,12 @@ static inline void run_reg(struct cpu *c, const struct op *o, enum stub_gate kin
 	OP_NEXT(c, o);
 }
 
-/* In 64-bit mode, where segment bases are aligned well enough, by the offset. */
+/* By its linear address, whether that may be accessed or not. */
 static bool misaligned(const struct cpu *c, const struct op *o)
 {
-	return c->mode == MODE_64 && (op_ea(c, o) & o->imm & STUB_ALIGN);
+	bool has_base = c->mode != MODE_64 || o->seg == SEG_FS || o->seg == SEG_GS;
+
+	return (op_ea(c, o) + (has_base ? c->s.seg[o->seg].base : 0)) & o->imm & STUB_ALIGN;
 }
 
 /* The linear address of a wide operand, aligned as it must be. */

@@ -43,11 +43,9 @@ op_fn *stub_handler(enum stub_gate gate, enum stub_shape shape);
 bool stub_find(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
 	       struct op *o);
 
-/* xsave.c: the handlers of XSAVE, XRSTOR and their variants; NULL: none of them. */
-op_fn *xsave_find(ZydisMnemonic mnemonic);
-/* gather.c: fills @o for a gather or scatter; false: it is none. */
-bool gather_decode(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
-		   struct op *o);
+/* The same for those whose memory operand has a vector of indices (gather.c). */
+bool gather_find(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
+		 struct op *o);
 
 /* For handlers of its kind: may it run? False: a fault is raised and reported. */
 bool stub_gate_sse(struct cpu *c, const struct op *o);

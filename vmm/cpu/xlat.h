@@ -29,17 +29,16 @@ enum xlat_result xlat_run(struct cpu *c);
 void xlat_sync(struct cpu *c);
 
 /* ASIDs or CPL have changed: what emitted code tests follows. */
-static inline void xlat_asid_changed(struct cpu *c)
-{
-	c->x.jump_key = c->asid << 48;
-	c->x.user = c->cpl != 0;
-}
+void xlat_asid_changed(struct cpu *c);
 
 /* ASIDs begin anew. */
 void xlat_asids_reused(struct cpu *c);
 
 /* In signal context: was it translated code? Then *f leads out of it. */
 bool xlat_host_fault(struct cpu *c, struct host_fault *f);
+
+/* Mappings or rights of the current address space have changed. */
+void xlat_forget_pages(struct cpu *c);
 
 /* The mapping of @gva has gone: whatever jumps there has to look again. */
 void xlat_page_flushed(struct cpu *c, uint64_t gva);

@@ -7,6 +7,11 @@
 #include "cpu/mmu.h"
 #include "cpu/xstate.h"
 
+/* Set where the objects it takes are compiled without vector registers: see the Makefile. */
+#ifndef XLAT_QUIET_FILL
+#define XLAT_QUIET_FILL 0
+#endif
+
 /* Host registers that hold guest registers; r10, r11 and the stack pointer do not. */
 static const uint8_t home_of[][2] = {
 	{ RAX, H_RAX }, { RCX, H_RCX }, { RDX, H_RDX }, { RBX, H_RBX }, { RSP, H_R15 },
@@ -29,16 +34,55 @@ static void save_guest(struct emit *e)
 		emit_gs_store(e, home_of[i][1], GPR_OFF(home_of[i][0]));
 }
 
-/* FXSAVE64 (reg 0) or FXRSTOR64 (reg 1) of the guest's image. */
-static void fx(struct emit *e, unsigned reg)
+/* 0F AE with the guest's image: which instruction it is, is in the reg field of ModRM. */
+enum { FXSAVE64 = 0, FXRSTOR64 = 1, XSAVE64 = 4, XRSTOR64 = 5 };
+
+static void state_insn(struct emit *e, unsigned reg)
 {
 	emit_u8(e, 0x65);
 	emit_u8(e, 0x48);
 	emit_u8(e, 0x0f);
 	emit_u8(e, 0xae);
-	emit_u8(e, 0x04 | reg << 3);
+	emit_u8(e, (uint8_t)(0x04 | reg << 3));
 	emit_u8(e, 0x25);
 	emit_u32(e, (uint32_t)CPU_OFF(s.xsave));
+}
+
+static void vzeroupper(struct emit *e)
+{
+	emit_u8(e, 0xc5);
+	emit_u8(e, 0xf8);
+	emit_u8(e, 0x77);
+}
+
+/*
+ * The guest's vector registers to its image, which is complete then: XSAVE, unlike
+ * XSAVEOPT, writes what is in its initial state, too. Clobbers RAX and RDX.
+ */
+static void save_vec(struct emit *e, const struct xlat *x)
+{
+	if (!x->xsave_mask) {
+		state_insn(e, FXSAVE64);
+		return;
+	}
+	emit_mov_imm(e, H_RAX, x->xsave_mask);
+	emit_mov_imm(e, H_RDX, 0);
+	state_insn(e, XSAVE64);
+	vzeroupper(e);
+}
+
+/* And back: what XSTATE_BV does not name is cleared. Clobbers RAX and RDX, no flags. */
+static void load_vec(struct emit *e, const struct xlat *x)
+{
+	if (!x->xsave_mask) {
+		if (__builtin_cpu_supports("avx")) /* C may have left upper halves */
+			vzeroupper(e);
+		state_insn(e, FXRSTOR64);
+		return;
+	}
+	emit_mov_imm(e, H_RAX, x->xsave_mask);
+	emit_mov_imm(e, H_RDX, 0);
+	state_insn(e, XRSTOR64);
 }
 
 /* cmp dword gs:[vec_live], 0; je over what comes next. Returns what to patch. */
@@ -52,10 +96,8 @@ static uint8_t *if_vec_live(struct emit *e)
 static void make_enter(struct emit *e, struct xtramp *t)
 {
 	t->enter = emit_here(e);
-	for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++) {
-		emit_rex(e, false, 0, 0, callee_saved[i]);
-		emit_u8(e, 0x50 | (callee_saved[i] & 7));
-	}
+	for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++)
+		emit_push(e, callee_saved[i]);
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
 	emit_gs_store(e, H_RSP, CPU_OFF(x.host_rsp));
 	load_guest(e);
@@ -63,7 +105,7 @@ static void make_enter(struct emit *e, struct xtramp *t)
 }
 
 /* The host's C code finds its own MXCSR and an empty x87 stack. */
-static void make_leave(struct emit *e, struct xtramp *t)
+static void make_leave(struct emit *e, const struct xlat *x, struct xtramp *t)
 {
 	uint64_t mxcsr = emit_here(e);
 	uint8_t *skip;
@@ -72,7 +114,7 @@ static void make_leave(struct emit *e, struct xtramp *t)
 	t->leave = emit_here(e);
 	save_guest(e);
 	skip = if_vec_live(e);
-	fx(e, 0);
+	save_vec(e, x);
 	emit_gs_imm32(e, CPU_OFF(x.vec_live), 0);
 	emit_mov_imm(e, H_R10, t->vec_load);
 	emit_gs_store(e, H_R10, CPU_OFF(x.vec_gate));
@@ -85,10 +127,8 @@ static void make_leave(struct emit *e, struct xtramp *t)
 	emit_patch(e, skip, emit_here(e));
 	emit_gs_load(e, H_RSP, CPU_OFF(x.host_rsp));
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
-	for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;) {
-		emit_rex(e, false, 0, 0, callee_saved[i]);
-		emit_u8(e, 0x58 | (callee_saved[i] & 7));
-	}
+	for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;)
+		emit_pop(e, callee_saved[i]);
 	emit_u8(e, 0xc3);
 }
 
@@ -102,66 +142,171 @@ static uint64_t make_exit(struct emit *e, const struct xtramp *t, enum xlat_exit
 }
 
 /* Called before the first vector instruction since C code ran. */
-static void make_vec_load(struct emit *e, struct xtramp *t)
+static void make_vec_load(struct emit *e, const struct xlat *x, struct xtramp *t)
 {
 	t->ret = emit_here(e);
 	emit_u8(e, 0xc3);
 	t->vec_load = emit_here(e);
-	if (__builtin_cpu_supports("avx")) { /* C may have left upper halves */
-		emit_u8(e, 0xc5);
-		emit_u8(e, 0xf8);
-		emit_u8(e, 0x77);
-	}
-	fx(e, 1);
+	emit_mov(e, H_R10, H_RAX);
+	emit_mov(e, H_R11, H_RDX);
+	load_vec(e, x);
+	emit_mov(e, H_RAX, H_R10);
+	emit_mov(e, H_RDX, H_R11);
 	emit_gs_imm32(e, CPU_OFF(x.vec_live), 1);
 	emit_mov_imm(e, H_R10, t->ret);
 	emit_gs_store(e, H_R10, CPU_OFF(x.vec_gate));
 	emit_u8(e, 0xc3);
 }
 
-static bool fill_tlb(struct cpu *c, uint64_t gva, uint32_t bytes, uint32_t access)
+/* C code that touches vector registers shall find them free, and not keep them. */
+static void save_if_live(struct emit *e, const struct xlat *x)
 {
-	return mmu_fill(c, gva, bytes, (enum mmu_access)access);
+	uint8_t *skip = if_vec_live(e);
+
+	save_vec(e, x);
+	emit_patch(e, skip, emit_here(e));
+}
+
+static void load_if_live(struct emit *e, const struct xlat *x)
+{
+	uint8_t *skip = if_vec_live(e);
+
+	load_vec(e, x);
+	emit_patch(e, skip, emit_here(e));
+}
+
+typedef bool fill_fn(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
+
+/* The function in rax. Returns the jump to take if it says false. */
+static uint8_t *call_c(struct emit *e)
+{
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
+	emit_u8(e, 0xff); /* call rax */
+	emit_u8(e, 0xd0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
+	emit_rr(e, false, 0x84, H_RAX, H_RAX); /* test al, al */
+	return emit_jcc(e, CC_Z, 0);
+}
+
+/* @fn for the address in rbx and the bytes in rbp. Returns the jump to take if it fails. */
+static uint8_t *call_fill(struct emit *e, fill_fn *fn, enum mmu_access access)
+{
+	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
+	emit_mov(e, H_RSI, H_RBX);
+	emit_mov(e, H_RDX, H_RBP);
+	emit_mov_imm(e, H_RCX, access);
+	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)fn);
+	return call_c(e);
 }
 
 /*
  * Called with the address in r10, the number of bytes in r11 and, in x.what, the place of the
  * instruction. Returns when the TLB has the page, else leaves for the interpreter.
+ *
+ * Mostly the page is just not in the TLB; then the guest's vector registers stay where
+ * they are, which is most of the time that a fill would take.
  */
-static uint64_t make_fill(struct emit *e, const struct xtramp *t, enum mmu_access access)
+static uint64_t make_fill(struct emit *e, const struct xlat *x, enum mmu_access access)
 {
 	uint64_t here = emit_here(e);
-	uint8_t *skip, *failed;
+	uint8_t *failed;
 
 	save_guest(e);
-	skip = if_vec_live(e);
-	fx(e, 0);
-	emit_patch(e, skip, emit_here(e));
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
-	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
-	emit_mov(e, H_RSI, H_R10);
-	emit_mov(e, H_RDX, H_R11);
-	emit_mov_imm(e, H_RCX, access);
-	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)fill_tlb);
-	emit_u8(e, 0xff); /* call rax */
-	emit_u8(e, 0xd0);
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
-	emit_rr(e, false, 0x84, H_RAX, H_RAX); /* test al, al */
-	failed = emit_jcc(e, CC_Z, 0);
-	skip = if_vec_live(e);
-	fx(e, 1);
-	emit_patch(e, skip, emit_here(e));
+	emit_mov(e, H_RBX, H_R10);
+	emit_mov(e, H_RBP, H_R11);
+	if (XLAT_QUIET_FILL) {
+		failed = call_fill(e, mmu_fill_quietly, access);
+		load_guest(e);
+		emit_u8(e, 0xc3);
+		emit_patch(e, failed, emit_here(e));
+	}
+	save_if_live(e, x);
+	failed = call_fill(e, mmu_fill, access);
+	load_if_live(e, x);
 	load_guest(e);
 	emit_u8(e, 0xc3);
 
 	/* Vector registers are the host's by now: reload those of the guest to leave. */
 	emit_patch(e, failed, emit_here(e));
-	skip = if_vec_live(e);
-	fx(e, 1);
-	emit_patch(e, skip, emit_here(e));
+	load_if_live(e, x);
 	load_guest(e);
 	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_INTERP);
-	emit_jmp(e, t->leave);
+	emit_jmp(e, x->tramp.leave);
+	return here;
+}
+
+typedef bool rep_fn(struct cpu *c, unsigned shift);
+
+/* Called with the size of elements in r10 and, in x.what, the place of the instruction. */
+static uint64_t make_rep(struct emit *e, const struct xlat *x, rep_fn *fn)
+{
+	uint64_t here = emit_here(e);
+	uint8_t *failed;
+
+	save_guest(e);
+	emit_mov(e, H_RBX, H_R10);
+	if (!XLAT_QUIET_FILL)
+		save_if_live(e, x);
+	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
+	emit_mov(e, H_RSI, H_RBX);
+	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)fn);
+	failed = call_c(e);
+	if (!XLAT_QUIET_FILL)
+		load_if_live(e, x);
+	load_guest(e);
+	emit_u8(e, 0xc3);
+
+	emit_patch(e, failed, emit_here(e));
+	if (!XLAT_QUIET_FILL)
+		load_if_live(e, x);
+	load_guest(e);
+	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_INTERP);
+	emit_jmp(e, x->tramp.leave);
+	return here;
+}
+
+/*
+ * As above, but the page goes to the page cache. The slot's number is above the number of
+ * bytes in r11. The caller looks again, so that there is one place where ranges are checked.
+ */
+static uint64_t make_page(struct emit *e, const struct xlat *x, enum mmu_access access)
+{
+	uint64_t here = emit_here(e);
+	int32_t tag = CPU_OFF(tlb_entries) + (int32_t)(access == MMU_WRITE
+							       ? offsetof(struct tlb_entry, write)
+							       : offsetof(struct tlb_entry, read));
+	uint8_t *miss;
+
+	emit_push(e, H_RAX);
+	emit_push(e, H_RCX);
+	emit_rex(e, false, H_RAX, 0, H_R11); /* movzx eax, r11w */
+	emit_u8(e, 0x0f);
+	emit_u8(e, 0xb7);
+	emit_u8(e, 0xc0 | H_RAX << 3 | (H_R11 & 7));
+	emit_lea(e, true, H_RAX, H_RAX, H_R10, 0, -1);
+	emit_alu_imm(e, true, ALU_AND, H_RAX, (uint32_t)PAGE_MASK);
+	emit_gs(e, true, 0x0b, H_RAX, CPU_OFF(asid));
+	emit_rr(e, false, 0x89, H_R10, H_RCX);
+	emit_shift(e, false, SHIFT_R, H_RCX, PAGE_SHIFT - 5);
+	emit_alu_imm(e, false, ALU_AND, H_RCX, (TLB_ENTRIES - 1) * sizeof(struct tlb_entry));
+	emit_gs_base(e, true, 0x3b, H_RAX, H_RCX, tag);
+	miss = emit_jcc(e, CC_NZ, 0);
+	emit_gs_base(e, true, 0x8b, H_RAX, H_RCX,
+		     CPU_OFF(tlb_entries) + (int32_t)offsetof(struct tlb_entry, addend));
+	emit_shift(e, false, SHIFT_R, H_R11, 16 - 3);
+	emit_alu_imm(e, true, ALU_AND, H_R10, (uint32_t)PAGE_MASK);
+	emit_alu_imm(e, false, ALU_AND, H_R11, 0xffff & ~7u);
+	emit_gs_base(e, true, 0x89, H_R10, H_R11, CPU_OFF(x.page));
+	emit_gs_base(e, true, 0x89, H_RAX, H_R11, CPU_OFF(x.addend));
+	emit_pop(e, H_RCX);
+	emit_pop(e, H_RAX);
+	emit_u8(e, 0xc3);
+
+	emit_patch(e, miss, emit_here(e));
+	emit_pop(e, H_RCX);
+	emit_pop(e, H_RAX);
+	emit_alu_imm(e, false, ALU_AND, H_R11, 0xffff);
+	emit_jmp(e, x->tramp.fill[access == MMU_WRITE]);
 	return here;
 }
 
@@ -170,11 +315,15 @@ void xtramp_make(struct xlat *x)
 	struct emit *e = &x->e;
 	struct xtramp *t = &x->tramp;
 
-	make_vec_load(e, t);
+	make_vec_load(e, x, t);
 	make_enter(e, t);
-	make_leave(e, t);
+	make_leave(e, x, t);
 	t->lookup = make_exit(e, t, XEXIT_LOOKUP);
 	t->attend = make_exit(e, t, XEXIT_ATTEND);
-	t->fill[0] = make_fill(e, t, MMU_READ);
-	t->fill[1] = make_fill(e, t, MMU_WRITE);
+	t->fill[0] = make_fill(e, x, MMU_READ);
+	t->fill[1] = make_fill(e, x, MMU_WRITE);
+	t->rep[0] = make_rep(e, x, xlat_rep_movs);
+	t->rep[1] = make_rep(e, x, xlat_rep_stos);
+	t->page[0] = make_page(e, x, MMU_READ);
+	t->page[1] = make_page(e, x, MMU_WRITE);
 }

@@ -1,366 +1,262 @@
 /*
- * xsave.c - XSAVE, XSAVEOPT, XSAVEC and XRSTOR. SDM vol. 1, chapter 13.
+ * xsave.c - XSAVE, XSAVEOPT and XRSTOR, in the standard form; SDM vol. 1, 13.7 to
+ * 13.9. The compacted form (XSAVEC, XSAVES) is not offered.
  *
- * Our image always holds every component; which of them are in use is found by
- * looking whether they differ from their initial configuration.
+ * XSAVEOPT leaves out what is in its initial state. It has no memory of what was
+ * last restored from where: that would save little here.
  */
 #include "cpu/interp.h"
 #include "cpu/stub_run.h"
 #include "cpu/xstate.h"
 
-#define LEGACY_BYTES 512
-#define HEADER_BYTES 64
-#define XCOMP_BV     8 /* in the header */
-#define COMPACTED    BIT64(63)
-#define SSE_BYTES    256
-#define MXCSR_AT     24
-#define AREA_BYTES   (LEGACY_BYTES + HEADER_BYTES)
+#define AREA_MIN   576 /* the FXSAVE image and the header */
+#define X87_BYTES  24  /* of the image, before MXCSR */
+#define MXCSR_AT   24
+#define ST_AT      32
+#define ST_BYTES   128
+#define XCOMP_BV   8  /* in the header: it and the word behind must be zero */
+#define CHECKED_TO 24 /* SDM vol. 2, XRSTOR */
 
-enum save_form { SAVE_ALL, SAVE_USED, SAVE_COMPACTED };
-
-/* Components beyond the legacy region, in the order of their bits. */
+/* What is copied as one piece; outside 64-bit mode there are fewer registers. */
 static const struct component {
-	uint64_t bit;
-	uint32_t at, bytes; /* in our image and in the standard form */
+	uint8_t bit; /* in XCR0 */
+	uint16_t at, bytes, bytes_32;
 } components[] = {
-	{ XCR0_AVX, XSAVE_YMM, 256 },
-	{ XCR0_OPMASK, XSAVE_OPMASK, 64 },
-	{ XCR0_ZMM_HI256, XSAVE_ZMM_HI256, 512 },
-	{ XCR0_HI16_ZMM, XSAVE_HI16_ZMM, 1024 },
+	{ XCR0_SSE, offsetof(struct fx_image, xmm), 256, 128 },
+	{ XCR0_AVX, XSAVE_YMM, 256, 128 },
+	{ XCR0_OPMASK, XSAVE_OPMASK, 64, 64 },
+	{ XCR0_ZMM_HI256, XSAVE_ZMM_HI256, 512, 256 },
+	{ XCR0_HI16_ZMM, XSAVE_HI16_ZMM, 1024, 0 },
 };
 
-/* --- what is in use ----------------------------------------------------------------- */
+#define AREA_MAX (XSAVE_HI16_ZMM + 1024)
 
-static bool all_zero(const uint8_t *p, size_t bytes)
+static unsigned visible(const struct cpu *c, const struct component *k)
 {
-	for (size_t i = 0; i < bytes; i += 8)
-		if (load_u64(p + i))
-			return false;
-	return true;
+	return c->mode == MODE_64 ? k->bytes : k->bytes_32;
 }
 
-static bool x87_initial(const struct fx_image *fx)
+/* How far an area that holds @which is accessed. */
+static unsigned area_bytes(uint64_t which)
 {
-	return fx->cw == X87_CW_RESET && !fx->sw && !fx->tags && !fx->opcode && !fx->ip &&
-	       !fx->dp && all_zero(fx->st[0], sizeof(fx->st));
+	unsigned bytes = AREA_MIN;
+
+	for (unsigned i = 1; i < ARRAY_SIZE(components); i++)
+		if (which & components[i].bit)
+			bytes = components[i].at + components[i].bytes;
+	return bytes;
 }
 
-static uint64_t in_use(const struct cpu_state *s)
-{
-	const struct fx_image *fx = (const void *)s->xsave;
-	uint64_t bv = 0;
+/* --- what is in use ------------------------------------------------------------------ */
 
-	if (!x87_initial(fx))
-		bv |= XCR0_X87;
-	if (!all_zero(fx->xmm[0], sizeof(fx->xmm)))
-		bv |= XCR0_SSE;
-	for (unsigned i = 0; i < ARRAY_SIZE(components); i++)
-		if (!all_zero(s->xsave + components[i].at, components[i].bytes))
-			bv |= components[i].bit;
-	return bv;
+static bool any_set(const uint8_t *p, unsigned bytes)
+{
+	uint64_t any = 0;
+
+	for (unsigned i = 0; i < bytes; i += 8)
+		any |= load_u64(p + i);
+	return any;
 }
 
-/* --- the area in memory ------------------------------------------------------------------ */
-
-/* Which components the instruction is about: EDX:EAX, as far as XCR0 goes. */
-static uint64_t requested(const struct cpu *c)
+static bool x87_in_use(const struct fx_image *fx)
 {
-	return (c->s.gpr[RDX] << 32 | (uint32_t)c->s.gpr[RAX]) & c->s.xcr0;
+	return fx->cw != X87_CW_RESET || fx->sw || fx->tags || fx->opcode || fx->ip || fx->dp ||
+	       any_set(fx->st[0], ST_BYTES);
 }
 
-/* Where a component lies in the compacted form @xcomp_bv describes: one behind the other. */
-static uint32_t compacted_at(uint64_t xcomp_bv, const struct component *k)
+uint64_t xstate_in_use(struct cpu *c)
 {
-	uint32_t at = AREA_BYTES;
+	uint64_t maybe = *xstate_bv(&c->s) | XCR0_SSE;
+	uint64_t in_use = x87_in_use(xstate_fx(&c->s)) ? XCR0_X87 : 0;
 
-	for (const struct component *i = components; i < k; i++)
-		if (xcomp_bv & i->bit)
-			at += i->bytes;
-	/* That of ZMM16-31 is aligned; what lies before it is a multiple of 64 anyway. */
-	return at;
+	for (unsigned i = 0; i < ARRAY_SIZE(components); i++) {
+		const struct component *k = &components[i];
+
+		if ((maybe & k->bit) && any_set(c->s.xsave + k->at, visible(c, k)))
+			in_use |= k->bit;
+	}
+	return in_use;
 }
+
+/* --- operands -------------------------------------------------------------------------- */
 
 static bool gate(struct cpu *c, const struct op *o)
 {
-	if (!(c->s.cr4 & CR4_OSXSAVE)) {
-		op_raise(c, o, EXC_UD);
-		return false;
-	}
-	if (c->s.cr0 & CR0_TS) {
-		op_raise(c, o, EXC_NM);
-		return false;
-	}
-	return true;
-}
-
-static bool area_linear(struct cpu *c, const struct op *o, enum mmu_access access, uint64_t *gva)
-{
-	if (!op_linear(c, o, AREA_BYTES, access, gva))
-		return false;
-	if (IS_ALIGNED(*gva, 64ull))
+	if (likely((c->s.cr4 & CR4_OSXSAVE) && !(c->s.cr0 & CR0_TS)))
 		return true;
-	cpu_raise_error(c, EXC_GP, 0);
+	op_raise(c, o, c->s.cr4 & CR4_OSXSAVE ? EXC_NM : EXC_UD);
 	return false;
 }
 
-/* XMM8-15, and all that goes with them, exist in 64-bit mode only. */
-static unsigned sse_bytes(const struct cpu *c)
+/* RFBM: what is asked for and enabled. */
+static uint64_t requested(const struct cpu *c)
 {
-	return c->mode == MODE_64 ? SSE_BYTES : SSE_BYTES / 2;
+	return c->s.xcr0 & (c->s.gpr[RDX] << 32 | (uint32_t)c->s.gpr[RAX]);
 }
 
-/* The same of the other components. */
-static uint32_t component_bytes(const struct cpu *c, const struct component *k)
+/* --- XSAVE -------------------------------------------------------------------------------- */
+
+static bool put(struct cpu *c, uint64_t gva, const uint8_t *image, unsigned at, unsigned bytes)
 {
-	if (c->mode == MODE_64 || k->bit == XCR0_OPMASK)
-		return k->bytes;
-	return k->bit == XCR0_HI16_ZMM ? 0 : k->bytes / 2;
+	return stub_write(c, gva + at, image + at, bytes);
 }
 
-/* --- saving ------------------------------------------------------------------------------- */
-
-static bool save_x87(struct cpu *c, const struct op *o, uint64_t area)
+static bool put_x87(struct cpu *c, const struct op *o, uint64_t gva)
 {
 	struct fx_image fx = *xstate_fx(&c->s);
 
 	if (!(o->flags & OP_REXW))
 		xstate_narrow_pointers(&fx);
-	return stub_write(c, area, &fx, MXCSR_AT) &&
-	       stub_write(c, area + offsetof(struct fx_image, st), fx.st, sizeof(fx.st));
+	return put(c, gva, (const uint8_t *)&fx, 0, X87_BYTES) &&
+	       put(c, gva, (const uint8_t *)&fx, ST_AT, ST_BYTES);
 }
 
-static bool save_mxcsr(struct cpu *c, uint64_t area)
+static bool put_all(struct cpu *c, const struct op *o, uint64_t gva, uint64_t which)
 {
-	uint32_t v[2] = { xstate_fx(&c->s)->mxcsr, xstate_mxcsr_bits(c) };
-
-	return stub_write(c, area + MXCSR_AT, v, sizeof(v));
-}
-
-static bool save_components(struct cpu *c, uint64_t area, uint64_t bv, uint64_t xcomp_bv)
-{
+	if ((which & XCR0_X87) && !put_x87(c, o, gva))
+		return false;
 	for (unsigned i = 0; i < ARRAY_SIZE(components); i++) {
 		const struct component *k = &components[i];
-		uint32_t at = xcomp_bv ? compacted_at(xcomp_bv, k) : k->at;
 
-		if ((bv & k->bit) &&
-		    !stub_write(c, area + at, c->s.xsave + k->at, component_bytes(c, k)))
+		if ((which & k->bit) && !put(c, gva, c->s.xsave, k->at, visible(c, k)))
 			return false;
 	}
 	return true;
 }
 
-/* How far the area reaches that may be written: faults must come before stores. */
-static uint32_t area_end(uint64_t rfbm, uint64_t xcomp_bv)
+/* Bits that were not asked for stay as memory has them. */
+static bool put_header(struct cpu *c, uint64_t gva, uint64_t rfbm, uint64_t in_use)
 {
-	uint32_t end = AREA_BYTES;
+	uint64_t bv;
 
-	for (unsigned i = 0; i < ARRAY_SIZE(components); i++) {
-		const struct component *k = &components[i];
-
-		if (rfbm & k->bit)
-			end = (xcomp_bv ? compacted_at(xcomp_bv, k) : k->at) + k->bytes;
-	}
-	return end;
+	if (!stub_read(c, gva + XSAVE_HEADER, &bv, sizeof(bv)))
+		return false;
+	bv = (bv & ~rfbm) | in_use;
+	return stub_write(c, gva + XSAVE_HEADER, &bv, sizeof(bv));
 }
 
-static bool save_header(struct cpu *c, uint64_t area, uint64_t bv, uint64_t rfbm, uint64_t xcomp_bv)
+/* MXCSR is part of SSE and of AVX, and of neither's initial state. */
+static bool put_mxcsr(struct cpu *c, uint64_t gva, uint64_t rfbm)
 {
-	uint64_t header[2] = { bv, xcomp_bv };
-
-	if (xcomp_bv)
-		return stub_write(c, area + XSAVE_HEADER, header, sizeof(header));
-	if (!mmu_read_u64(c, area + XSAVE_HEADER, &header[0]))
-		return false;
-	return mmu_write_u64(c, area + XSAVE_HEADER, (header[0] & ~rfbm) | bv);
+	xstate_fx(&c->s)->mxcsr_mask = xstate_guest_mxcsr_mask(c);
+	return !(rfbm & (XCR0_SSE | XCR0_AVX)) || put(c, gva, c->s.xsave, MXCSR_AT, 8);
 }
 
-static bool save(struct cpu *c, const struct op *o, enum save_form form)
+static void save(struct cpu *c, const struct op *o, bool optimise)
 {
-	uint64_t rfbm = requested(c), used = in_use(&c->s), area, saved, xcomp_bv = 0;
+	uint64_t rfbm, in_use, which, gva;
+	unsigned bytes;
 
-	if (form == SAVE_COMPACTED) {
-		xcomp_bv = rfbm | COMPACTED;
-		if (xstate_fx(&c->s)->mxcsr != MXCSR_RESET)
-			used |= XCR0_SSE;
-	}
-	if (!area_linear(c, o, MMU_WRITE, &area) ||
-	    !stub_writable(c, area, area_end(rfbm, xcomp_bv)))
-		return false;
-	saved = form == SAVE_ALL ? rfbm : rfbm & used;
-	if ((saved & XCR0_X87) && !save_x87(c, o, area))
-		return false;
-	if ((saved & XCR0_SSE) && !stub_write(c, area + offsetof(struct fx_image, xmm),
-					      xstate_fx(&c->s)->xmm, sse_bytes(c)))
-		return false;
-	if (((form == SAVE_COMPACTED ? saved : rfbm) &
-	     (form == SAVE_COMPACTED ? XCR0_SSE : XCR0_SSE | XCR0_AVX)) &&
-	    !save_mxcsr(c, area))
-		return false;
-	return save_components(c, area, saved, xcomp_bv) &&
-	       save_header(c, area, rfbm & used, rfbm, xcomp_bv);
-}
-
-static void op_save(struct cpu *c, const struct op *o, enum save_form form)
-{
 	if (!gate(c, o))
 		return;
-	if (!save(c, o, form))
+	rfbm = requested(c);
+	in_use = xstate_in_use(c) & rfbm;
+	which = optimise ? in_use : rfbm;
+	bytes = area_bytes(rfbm); /* checked, if not written */
+	if (!xstate_operand(c, o, bytes, 64, MMU_WRITE, &gva) || !stub_writable(c, gva, bytes) ||
+	    !put_all(c, o, gva, which) || !put_mxcsr(c, gva, rfbm) ||
+	    !put_header(c, gva, rfbm, in_use))
 		return op_fault(c, o);
 	return op_stored(c, o);
 }
 
-static void op_xsave(struct cpu *c, const struct op *o)
+void op_xsave(struct cpu *c, const struct op *o)
 {
-	return op_save(c, o, SAVE_ALL);
+	save(c, o, false);
 }
 
-static void op_xsaveopt(struct cpu *c, const struct op *o)
+void op_xsaveopt(struct cpu *c, const struct op *o)
 {
-	return op_save(c, o, SAVE_USED);
+	save(c, o, true);
 }
 
-static void op_xsavec(struct cpu *c, const struct op *o)
+/* --- XRSTOR --------------------------------------------------------------------------------- */
+
+static bool gp0(struct cpu *c)
 {
-	return op_save(c, o, SAVE_COMPACTED);
+	cpu_raise_error(c, EXC_GP, 0);
+	return false;
 }
 
-/* --- restoring ------------------------------------------------------------------------------ */
-
-/* SDM vol. 1, 13.8.1: what makes XRSTOR fault. */
-static bool header_valid(const struct cpu *c, const uint8_t *header)
+/*
+ * The area into @image, as far as it is wanted: *load is what comes from there, the
+ * rest of @rfbm has been in its initial state when it was saved.
+ */
+static bool get_area(struct cpu *c, const struct op *o, uint64_t rfbm, uint8_t *image,
+		     uint64_t *load)
 {
-	uint64_t bv = load_u64(header), xcomp_bv = load_u64(header + XCOMP_BV);
-	unsigned reserved = 16;
+	uint64_t gva, bv;
 
-	if (bv & ~c->s.xcr0)
+	if (!xstate_operand(c, o, AREA_MIN, 64, MMU_READ, &gva) ||
+	    !stub_read(c, gva, image, AREA_MIN))
 		return false;
-	if (!(xcomp_bv & COMPACTED)) {
-		if (xcomp_bv || load_u64(header + 16))
-			return false;
-		return true;
-	}
-	if ((xcomp_bv & ~COMPACTED & ~c->s.xcr0) || (bv & ~xcomp_bv))
+	bv = load_u64(image + XSAVE_HEADER);
+	if ((bv & ~c->s.xcr0) || any_set(image + XSAVE_HEADER + XCOMP_BV, CHECKED_TO - XCOMP_BV))
+		return gp0(c);
+	if ((rfbm & (XCR0_SSE | XCR0_AVX)) &&
+	    (load_u32(image + MXCSR_AT) & ~xstate_guest_mxcsr_mask(c)))
+		return gp0(c);
+	*load = rfbm & bv;
+	if (!op_linear(c, o, area_bytes(*load), MMU_READ, &gva))
 		return false;
-	return all_zero(header + reserved, HEADER_BYTES - reserved);
-}
-
-static void initialise(struct cpu *c, uint64_t rfbm)
-{
-	struct fx_image *fx = xstate_fx(&c->s);
-
-	if (rfbm & XCR0_X87) {
-		memset(fx, 0, MXCSR_AT);
-		memset(fx->st, 0, sizeof(fx->st));
-		fx->cw = X87_CW_RESET;
-	}
-	if (rfbm & XCR0_SSE)
-		memset(fx->xmm, 0, sse_bytes(c));
-	for (unsigned i = 0; i < ARRAY_SIZE(components); i++)
-		if (rfbm & components[i].bit)
-			memset(c->s.xsave + components[i].at, 0,
-			       component_bytes(c, &components[i]));
-}
-
-struct restoring {
-	uint8_t area[AREA_BYTES];
-	uint8_t rest[XSAVE_BYTES]; /* components, where they lie in our image */
-};
-
-/* Reads all there is to restore, so that a fault leaves everything as it was. */
-static bool fetch(struct cpu *c, const struct op *o, uint64_t rfbm, struct restoring *r)
-{
-	uint64_t area, bv, xcomp_bv;
-
-	if (!area_linear(c, o, MMU_READ, &area) || !stub_read(c, area, r->area, AREA_BYTES))
-		return false;
-	if (!header_valid(c, r->area + XSAVE_HEADER)) {
-		cpu_raise_error(c, EXC_GP, 0);
-		return false;
-	}
-	bv = load_u64(r->area + XSAVE_HEADER) & rfbm;
-	xcomp_bv = load_u64(r->area + XSAVE_HEADER + XCOMP_BV);
-	for (unsigned i = 0; i < ARRAY_SIZE(components); i++) {
+	for (unsigned i = 1; i < ARRAY_SIZE(components); i++) {
 		const struct component *k = &components[i];
-		uint32_t at = xcomp_bv ? compacted_at(xcomp_bv, k) : k->at;
 
-		if ((bv & k->bit) &&
-		    !stub_read(c, area + at, r->rest + k->at, component_bytes(c, k)))
+		if ((*load & k->bit) && !stub_read(c, gva + k->at, image + k->at, visible(c, k)))
 			return false;
 	}
 	return true;
 }
 
-/* What MXCSR becomes: it belongs to SSE and AVX in the standard form, to SSE in the other. */
-static uint32_t next_mxcsr(const struct cpu *c, const struct fx_image *image, uint64_t bv,
-			   uint64_t rfbm, bool compacted)
+static void take_x87(struct cpu *c, const struct op *o, const uint8_t *image, bool load)
 {
-	const struct fx_image *fx = (const void *)c->s.xsave;
+	struct fx_image *fx = xstate_fx(&c->s);
 
-	if (!compacted)
-		return rfbm & (XCR0_SSE | XCR0_AVX) ? image->mxcsr : fx->mxcsr;
-	if (!(rfbm & XCR0_SSE))
-		return fx->mxcsr;
-	return bv & XCR0_SSE ? image->mxcsr : MXCSR_RESET;
-}
-
-static void restore(struct cpu *c, const struct op *o, const struct restoring *r, uint64_t bv)
-{
-	struct fx_image *fx = xstate_fx(&c->s), image;
-
-	memcpy(&image, r->area, sizeof(image));
-	if (!(o->flags & OP_REXW))
-		xstate_narrow_pointers(&image);
-	if (bv & XCR0_X87) {
-		memcpy(fx, &image, MXCSR_AT);
-		memcpy(fx->st, image.st, sizeof(fx->st));
+	if (load) {
+		memcpy(fx, image, X87_BYTES);
+		memcpy(fx->st, image + ST_AT, ST_BYTES);
+		if (!(o->flags & OP_REXW))
+			xstate_narrow_pointers(fx);
+		xstate_reload(fx);
+	} else {
+		memset(fx, 0, X87_BYTES);
+		memset(fx->st, 0, ST_BYTES);
+		fx->cw = X87_CW_RESET;
 	}
-	if (bv & XCR0_SSE)
-		memcpy(fx->xmm, image.xmm, sse_bytes(c));
-	for (unsigned i = 0; i < ARRAY_SIZE(components); i++)
-		if (bv & components[i].bit)
-			memcpy(c->s.xsave + components[i].at, r->rest + components[i].at,
-			       component_bytes(c, &components[i]));
 }
 
-static void op_xrstor(struct cpu *c, const struct op *o)
+static void take(struct cpu *c, const struct component *k, const uint8_t *image, bool load)
 {
-	uint64_t rfbm = requested(c), bv;
-	struct restoring r;
-	uint32_t mxcsr;
-	bool compacted;
+	uint8_t *bv = xstate_bv(&c->s);
+
+	if (load) {
+		memcpy(c->s.xsave + k->at, image + k->at, visible(c, k));
+		*bv |= k->bit;
+		return;
+	}
+	if (k->bit != XCR0_SSE && !(*bv & k->bit)) /* it is in its initial state */
+		return;
+	memset(c->s.xsave + k->at, 0, visible(c, k));
+	if (visible(c, k) == k->bytes)
+		*bv &= (uint8_t)~k->bit;
+}
+
+void op_xrstor(struct cpu *c, const struct op *o)
+{
+	uint8_t image[AREA_MAX] __attribute__((aligned(64)));
+	uint64_t rfbm, load;
 
 	if (!gate(c, o))
 		return;
-	if (!fetch(c, o, rfbm, &r))
+	rfbm = requested(c);
+	if (!get_area(c, o, rfbm, image, &load))
 		return op_fault(c, o);
-	bv = load_u64(r.area + XSAVE_HEADER) & rfbm;
-	compacted = load_u64(r.area + XSAVE_HEADER + XCOMP_BV) & COMPACTED;
-	mxcsr = next_mxcsr(c, (const void *)r.area, bv, rfbm, compacted);
-	if (mxcsr & ~xstate_mxcsr_bits(c))
-		return op_raise(c, o, EXC_GP);
-	initialise(c, rfbm & ~bv);
-	restore(c, o, &r, bv);
-	xstate_fx(&c->s)->mxcsr = mxcsr;
-	xstate_reload(xstate_fx(&c->s));
+	if (rfbm & (XCR0_SSE | XCR0_AVX))
+		xstate_fx(&c->s)->mxcsr = load_u32(image + MXCSR_AT);
+	for (unsigned i = 0; i < ARRAY_SIZE(components); i++)
+		if (rfbm & components[i].bit)
+			take(c, &components[i], image, load & components[i].bit);
+	if (rfbm & XCR0_X87)
+		take_x87(c, o, image, load & XCR0_X87);
 	OP_NEXT(c, o);
-}
-
-op_fn *xsave_find(ZydisMnemonic mnemonic)
-{
-	switch (mnemonic) {
-	case ZYDIS_MNEMONIC_XRSTOR:
-	case ZYDIS_MNEMONIC_XRSTOR64:
-		return op_xrstor;
-	case ZYDIS_MNEMONIC_XSAVE:
-	case ZYDIS_MNEMONIC_XSAVE64:
-		return op_xsave;
-	case ZYDIS_MNEMONIC_XSAVEC:
-	case ZYDIS_MNEMONIC_XSAVEC64:
-		return op_xsavec;
-	case ZYDIS_MNEMONIC_XSAVEOPT:
-	case ZYDIS_MNEMONIC_XSAVEOPT64:
-		return op_xsaveopt;
-	default:
-		return NULL;
-	}
 }

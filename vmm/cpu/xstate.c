@@ -15,6 +15,7 @@
 
 /* --- the image -------------------------------------------------------------------- */
 
+/* The processor's own idea of the image: derived status bits, mask, empty fields. */
 void xstate_reload(struct fx_image *fx)
 {
 	const uint32_t host_mxcsr = MXCSR_RESET;
@@ -26,8 +27,7 @@ void xstate_reload(struct fx_image *fx)
 			   "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
-/* Bits that exist; others fault when loaded. */
-static uint32_t host_mxcsr_mask(void)
+uint32_t xstate_mxcsr_mask(void)
 {
 	struct fx_image fx
 		__attribute__((aligned(64))) = { .cw = X87_CW_RESET, .mxcsr = MXCSR_RESET };
@@ -40,16 +40,18 @@ void xstate_sanitize(struct cpu_state *s)
 {
 	struct fx_image *fx = xstate_fx(s);
 
-	fx->mxcsr &= host_mxcsr_mask();
+	fx->mxcsr &= xstate_mxcsr_mask();
 	xstate_reload(fx);
+	memset(xstate_bv(s), 0, 64);
+	*xstate_bv(s) = XSTATE_WIDE;
 }
 
-uint32_t xstate_mxcsr_bits(struct cpu *c)
+uint32_t xstate_guest_mxcsr_mask(struct cpu *c)
 {
 	struct fx_image *fx = xstate_fx(&c->s);
 
 	if (unlikely(!fx->mxcsr_mask))
-		fx->mxcsr_mask = host_mxcsr_mask();
+		fx->mxcsr_mask = xstate_mxcsr_mask();
 	return fx->mxcsr_mask;
 }
 
@@ -86,9 +88,8 @@ static bool gate_fxsave(struct cpu *c, const struct op *o)
 	return false;
 }
 
-/* A @bytes wide operand that has to lie on a multiple of @align. */
-static bool linear_aligned(struct cpu *c, const struct op *o, unsigned bytes, unsigned align,
-			   enum mmu_access access, uint64_t *gva)
+bool xstate_operand(struct cpu *c, const struct op *o, unsigned bytes, unsigned align,
+		    enum mmu_access access, uint64_t *gva)
 {
 	if (!op_linear(c, o, bytes, access, gva))
 		return false;
@@ -104,6 +105,16 @@ static unsigned fxsave_bytes(const struct cpu *c)
 	return FXSAVE_LEGACY + (c->mode == MODE_64 ? 16 : 8) * 16;
 }
 
+/*
+ * Without REX.W pointers are 32 bits wide and selectors lie above them. Ours are
+ * always 0, as of every processor that no longer keeps them.
+ */
+void xstate_narrow_pointers(struct fx_image *fx)
+{
+	fx->ip = (uint32_t)fx->ip;
+	fx->dp = (uint32_t)fx->dp;
+}
+
 static void op_fxsave(struct cpu *c, const struct op *o)
 {
 	struct fx_image fx;
@@ -111,11 +122,11 @@ static void op_fxsave(struct cpu *c, const struct op *o)
 
 	if (!gate_fxsave(c, o))
 		return;
-	if (!linear_aligned(c, o, FXSAVE_BYTES, 16, MMU_WRITE, &gva) ||
+	if (!xstate_operand(c, o, FXSAVE_BYTES, 16, MMU_WRITE, &gva) ||
 	    !stub_writable(c, gva, FXSAVE_BYTES))
 		return op_fault(c, o);
 	fx = *xstate_fx(&c->s);
-	fx.mxcsr_mask = xstate_mxcsr_bits(c);
+	fx.mxcsr_mask = xstate_guest_mxcsr_mask(c);
 	if (!(o->flags & OP_REXW))
 		xstate_narrow_pointers(&fx);
 	if (!stub_write(c, gva, &fx, fxsave_bytes(c)))
@@ -131,8 +142,8 @@ static void op_fxrstor(struct cpu *c, const struct op *o)
 
 	if (!gate_fxsave(c, o))
 		return;
-	mask = xstate_mxcsr_bits(c);
-	if (!linear_aligned(c, o, FXSAVE_BYTES, 16, MMU_READ, &gva) ||
+	mask = xstate_guest_mxcsr_mask(c);
+	if (!xstate_operand(c, o, FXSAVE_BYTES, 16, MMU_READ, &gva) ||
 	    !stub_read(c, gva, &fx, FXSAVE_BYTES))
 		return op_fault(c, o);
 	if (fx.mxcsr & ~mask)
@@ -152,7 +163,7 @@ static bool load_mxcsr(struct cpu *c, const struct op *o)
 
 	if (!op_read32(c, o, &v))
 		return false;
-	if (v & ~xstate_mxcsr_bits(c)) {
+	if (v & ~xstate_guest_mxcsr_mask(c)) {
 		cpu_raise_error(c, EXC_GP, 0);
 		return false;
 	}
@@ -280,6 +291,8 @@ static void op_vzeroupper(struct cpu *c, const struct op *o)
 		return;
 	memset(c->s.xsave + XSAVE_YMM, 0, nr_registers(c) * 16);
 	memset(c->s.xsave + XSAVE_ZMM_HI256, 0, nr_registers(c) * 32);
+	if (c->mode == MODE_64)
+		*xstate_bv(&c->s) &= (uint8_t) ~(XCR0_AVX | XCR0_ZMM_HI256);
 	OP_NEXT(c, o);
 }
 
@@ -294,9 +307,9 @@ static void op_vzeroall(struct cpu *c, const struct op *o)
 /* --- which is whose ----------------------------------------------------------------------------
  */
 
-static op_fn *handler(const ZydisDecodedInstruction *insn)
+static op_fn *handler(ZydisMnemonic mnemonic)
 {
-	switch (insn->mnemonic) {
+	switch (mnemonic) {
 	case ZYDIS_MNEMONIC_FWAIT:
 		return op_fwait;
 	case ZYDIS_MNEMONIC_FXRSTOR:
@@ -323,8 +336,17 @@ static op_fn *handler(const ZydisDecodedInstruction *insn)
 		return op_vzeroall;
 	case ZYDIS_MNEMONIC_VZEROUPPER:
 		return op_vzeroupper;
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64:
+		return op_xrstor;
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64:
+		return op_xsave;
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+	case ZYDIS_MNEMONIC_XSAVEOPT64:
+		return op_xsaveopt;
 	default:
-		return xsave_find(insn->mnemonic);
+		return NULL;
 	}
 }
 
@@ -346,10 +368,8 @@ static void address_by_rdi(const ZydisDecodedInstruction *insn, const ZydisDecod
 bool stub_find(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
 	       struct op *o)
 {
-	op_fn *fn = handler(insn);
+	op_fn *fn = handler(insn->mnemonic);
 
-	if (gather_decode(insn, operands, o))
-		return true;
 	if (!fn)
 		return false;
 	o->fn = fn;

@@ -4,12 +4,15 @@
  *
  * The layout is the standard form of the XSAVE area (SDM vol. 1, 13.4) with
  * Intel's offsets, which CPUID leaf 0xD tells the guest. Every component is
- * valid at all times: what XSTATE_BV would say is computed when a guest asks.
+ * valid at all times, whatever XSTATE_BV in the header says. There, a clear bit
+ * promises that a component of AVX or AVX-512 is in its initial state, all zeros;
+ * a set one promises nothing. The bits of x87 and SSE mean nothing to us.
  */
 #ifndef VMM_CPU_XSTATE_H
 #define VMM_CPU_XSTATE_H
 
 #include "cpu/cpu.h"
+#include "cpu/mmu.h"
 #include "cpu/op.h"
 
 #define XCR0_X87       BIT(0)
@@ -25,6 +28,8 @@
 #define XSAVE_OPMASK    1088 /* K0-7 */
 #define XSAVE_ZMM_HI256 1152 /* upper halves of ZMM0-15 */
 #define XSAVE_HI16_ZMM  1664 /* ZMM16-31 */
+
+#define XSTATE_WIDE (XCR0_AVX | XCR0_AVX512) /* what XSTATE_BV keeps account of */
 
 #define MXCSR_RESET  0x1f80u
 #define MXCSR_FLAGS  0x003fu
@@ -76,20 +81,35 @@ static inline void xstate_enter_mmx(struct fx_image *fx)
 	fx->tags = 0xff;
 }
 
-/* The processor's own idea of an image: derived status bits, empty fields. */
-void xstate_reload(struct fx_image *fx);
-
-/* MXCSR bits that exist for this vCPU. */
-uint32_t xstate_mxcsr_bits(struct cpu *c);
-
-/* Without REX.W the x87's pointers are 32 bits wide, and selectors of 0 follow. */
-static inline void xstate_narrow_pointers(struct fx_image *fx)
+/* XSTATE_BV: all that we know of is in its first byte. */
+static inline uint8_t *xstate_bv(struct cpu_state *s)
 {
-	fx->ip = (uint32_t)fx->ip;
-	fx->dp = (uint32_t)fx->dp;
+	return &s->xsave[XSAVE_HEADER];
+}
+
+/* XINUSE of SDM vol. 1, 13.6: which components are not in their initial state. */
+uint64_t xstate_in_use(struct cpu *c);
+
+/* The bits of MXCSR that exist; others fault when loaded. */
+uint32_t xstate_mxcsr_mask(void);
+
+/* The header for others: every component is there. */
+static inline void xstate_complete(struct cpu_state *s)
+{
+	memset(xstate_bv(s), 0, 64);
+	*xstate_bv(s) = XCR0_X87 | XCR0_SSE | XSTATE_WIDE;
 }
 
 /* Makes a state that came from outside one that the host's processor takes. */
 void xstate_sanitize(struct cpu_state *s);
+
+/* Between xstate.c and xsave.c, which has XSAVE and XRSTOR. */
+uint32_t xstate_guest_mxcsr_mask(struct cpu *c);
+void xstate_reload(struct fx_image *fx);
+void xstate_narrow_pointers(struct fx_image *fx);
+/* A @bytes wide operand that has to lie on a multiple of @align. */
+bool xstate_operand(struct cpu *c, const struct op *o, unsigned bytes, unsigned align,
+		    enum mmu_access access, uint64_t *gva);
+op_fn op_xsave, op_xsaveopt, op_xrstor;
 
 #endif

@@ -15,6 +15,13 @@ static const struct subcommand {
 } subcommands[] = {
 	{ "run", cmd_run, "boot a guest and stay with it until it ends" },
 	{ "ps", cmd_ps, "show the machines that run, and what they have" },
+	{ "stop", cmd_stop, "end a running machine" },
+	{ "pause", cmd_pause, "stop its vCPUs and its clock" },
+	{ "resume", cmd_resume, "let it run on" },
+	{ "move", cmd_move, "move a vCPU or memory while the guest runs" },
+	{ "rebalance", cmd_rebalance, "plan a running machine anew, and move it" },
+	{ "audit", cmd_audit, "show where its threads and pages really are" },
+	{ "stats", cmd_stats, "show its counters" },
 	{ "topology", cmd_topology, "show the host: packages, nodes, caches, cores, PUs" },
 	{ "doctor", cmd_doctor, "say what this host has for machines, and what is amiss" },
 };
