@@ -67,7 +67,7 @@ INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
 .PHONY: all lib unit guests initrd kernel lab lab-parts check-lab bench-vcpu-create deps demo demo-run run \
-	check check-run check-long boot-kernels lockstep bench bench-engine bench-placement format format-check tidy \
+	check check-run check-long boot-kernels lockstep bench bench-engine bench-placement bench-memory format format-check tidy \
 	check-headers check-deps check-vectors fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
@@ -278,6 +278,8 @@ bench-vcpu-create: $B/bench/vcpu_create ## vCPUs ready under KVM, against a mini
 	@for n in 128 1024; do $B/bench/vcpu_create $$n || exit 1; done
 bench-placement: $B/bench/placement ## the planner's cost beside that of other ways
 	@$B/bench/placement
+bench-memory: $B/bench/memory ## how fast memory is populated, against plain threads
+	@$B/bench/memory
 
 # --- what the sources must be -------------------------------------------------
 
@@ -354,5 +356,5 @@ clean: ## remove build/
 	rm -rf build
 
 -include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(PIN_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
--include $B/bench/placement.d
+-include $B/bench/placement.d $B/bench/memory.d
 -include $(FUZZ_BIN:=.d) $(wildcard $G/*/*.d $G/*/rt/*.d)

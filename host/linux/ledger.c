@@ -4,6 +4,7 @@
  *   lock            held, exclusively, by who plans and claims; names the holder
  *   NAME.claim      a claim: complete and locked by its owner before it has this name
  *   NAME.claim.new  one on its way there
+ *   NAME.sock       its owner's control socket, if it has one; cleared with the claim
  *
  * A live claim is touched by its owner alone, a dead one by who holds the directory's
  * lock. `NAME.claim.new` is made by NAME's owner, or under the directory's lock while
@@ -26,21 +27,23 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOCK_FILE   "lock"
-#define SUFFIX      ".claim"
-#define NEW_SUFFIX  ".claim.new"
-#define FILE_BYTES  (LEDGER_NAME_MAX + sizeof(NEW_SUFFIX))
-#define PATH_BYTES  512
-#define PATIENCE_NS (30 * NSEC_PER_SEC)
+#define LOCK_FILE     "lock"
+#define SUFFIX        ".claim"
+#define NEW_SUFFIX    ".claim.new"
+#define SOCKET_SUFFIX ".sock" /* made by the owner, beside its claim */
+#define FILE_BYTES    (LEDGER_NAME_MAX + sizeof(NEW_SUFFIX))
+#define PATH_BYTES    512
+#define PATIENCE_NS   (30 * NSEC_PER_SEC)
 
 struct ledger {
-	int dir, lock_fd;
+	int dir;
 	char path[PATH_BYTES];
 	uint64_t patience_ns;
-	pthread_mutex_t holder; /* the thread that has the directory's lock, if any */
-	bool exclusive;         /* guarded by it */
-	pthread_mutex_t own;    /* guards the rest; nothing is taken inside */
-	int claim_fd;           /* holds the claim's lock; -1: no claim */
+	pthread_mutex_t holder; /* the thread that has the directory's lock, if any; guards */
+	int lock_fd;            /* the descriptor that has it */
+	bool exclusive;
+	pthread_mutex_t own; /* guards the rest; nothing is taken inside */
+	int claim_fd;        /* holds the claim's lock; -1: no claim */
 	struct ledger_claim claim;
 };
 
@@ -97,18 +100,12 @@ static int check_owner(const struct ledger *l, char *why, size_t why_bytes)
 
 static int open_directory(struct ledger *l, bool create, char *why, size_t why_bytes)
 {
-	int err;
-
 	if (create && mkdir(l->path, 0700) && errno != EEXIST)
 		return no_directory(l->path, -errno, why, why_bytes);
 	l->dir = open(l->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (l->dir < 0)
 		return no_directory(l->path, -errno, why, why_bytes);
-	err = check_owner(l, why, why_bytes);
-	if (err)
-		return err;
-	l->lock_fd = openat(l->dir, LOCK_FILE, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-	return l->lock_fd < 0 ? no_directory(l->path, -errno, why, why_bytes) : 0;
+	return check_owner(l, why, why_bytes);
 }
 
 int ledger_open(const char *dir, bool create, struct ledger **out, char *why, size_t why_bytes)
@@ -138,8 +135,6 @@ void ledger_close(struct ledger *l)
 	if (!l)
 		return;
 	ledger_release(l);
-	if (l->lock_fd >= 0)
-		close(l->lock_fd);
 	if (l->dir >= 0)
 		close(l->dir);
 	pthread_mutex_destroy(&l->own);
@@ -180,108 +175,166 @@ static uint64_t clock_ns(clockid_t clock)
 /*
  * Waiting in the kernel is in order of arrival, which polling is not: of two hundred
  * that poll, some starve. But who waits there cannot tire, and a stopped holder would
- * stop all of us; so a thread waits on our behalf, and can be cancelled. The lock is the
- * descriptor's, whichever thread gets it.
+ * stop all of us; so a thread waits on our behalf, and is left behind if that takes too
+ * long. The lock is the descriptor's, whichever thread gets it.
  */
 struct lock_wait {
-	int fd, err;
+	int fd;
 	short type;
-	bool done;
-	pthread_mutex_t mutex; /* guards done and err */
+	pthread_mutex_t mutex; /* guards the rest */
 	pthread_cond_t cond;
+	bool done, abandoned; /* abandoned: the waiting thread frees this */
+	int err;
 };
+
+static struct lock_wait *new_wait(int fd, short type)
+{
+	struct lock_wait *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return NULL;
+	w->fd = fd;
+	w->type = type;
+	pthread_mutex_init(&w->mutex, NULL);
+	pthread_cond_init(&w->cond, NULL);
+	return w;
+}
+
+static void free_wait(struct lock_wait *w)
+{
+	pthread_cond_destroy(&w->cond);
+	pthread_mutex_destroy(&w->mutex);
+	free(w);
+}
 
 static void *wait_in_kernel(void *arg)
 {
 	struct lock_wait *w = arg;
 	struct flock f = { .l_type = w->type, .l_whence = SEEK_SET };
-	int err, old;
+	bool abandoned;
+	int err;
 
 	do
 		err = fcntl(w->fd, F_OFD_SETLKW, &f) ? -errno : 0;
 	while (err == -EINTR);
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
 	pthread_mutex_lock(&w->mutex);
 	w->done = true;
 	w->err = err;
+	abandoned = w->abandoned;
 	pthread_cond_signal(&w->cond);
 	pthread_mutex_unlock(&w->mutex);
+	if (abandoned) {
+		close(w->fd);
+		free_wait(w);
+	}
 	return NULL;
 }
 
-static void wait_until_done(struct lock_wait *w, uint64_t deadline_ns)
+/* True if it was done in time; otherwise @w is not ours any more. */
+static bool wait_until_done(struct lock_wait *w, uint64_t deadline_ns)
 {
 	struct timespec t = { .tv_sec = (time_t)(deadline_ns / NSEC_PER_SEC),
 			      .tv_nsec = (long)(deadline_ns % NSEC_PER_SEC) };
+	bool done;
 	int err = 0;
 
 	pthread_mutex_lock(&w->mutex);
 	while (!w->done && !err)
 		err = pthread_cond_clockwait(&w->cond, &w->mutex, CLOCK_MONOTONIC, &t);
+	done = w->done;
+	w->abandoned = !done;
 	pthread_mutex_unlock(&w->mutex);
+	return done;
 }
 
+/* Takes @fd over if it fails with -ETIMEDOUT. */
 static int wait_for_lock(int fd, short type, uint64_t patience_ns)
 {
-	struct lock_wait w = { .fd = fd,
-			       .type = type,
-			       .mutex = PTHREAD_MUTEX_INITIALIZER,
-			       .cond = PTHREAD_COND_INITIALIZER };
-	int err = try_lock(fd, type);
+	struct lock_wait *w = new_wait(fd, type);
 	pthread_t thread;
+	int err = w ? pthread_create(&thread, NULL, wait_in_kernel, w) : ENOMEM;
 
-	if (err != -EAGAIN && err != -EACCES)
-		return err;
-	err = pthread_create(&thread, NULL, wait_in_kernel, &w);
-	if (err)
+	if (err) {
+		if (w)
+			free_wait(w);
 		return -err;
-	wait_until_done(&w, clock_ns(CLOCK_MONOTONIC) + patience_ns);
-	pthread_cancel(thread);
+	}
+	if (!wait_until_done(w, clock_ns(CLOCK_MONOTONIC) + patience_ns)) {
+		pthread_detach(thread);
+		return -ETIMEDOUT;
+	}
 	pthread_join(thread, NULL);
-	if (w.done)
-		return w.err;
-	try_lock(fd, F_UNLCK); /* it may have got it in the last moment */
-	return -ETIMEDOUT;
+	err = w->err;
+	free_wait(w);
+	return err;
+}
+
+static int open_lock(const struct ledger *l)
+{
+	int fd = openat(l->dir, LOCK_FILE, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* A descriptor that has the lock, or -errno. */
+static int take_lock(const struct ledger *l, short type)
+{
+	int fd = open_lock(l), err;
+
+	if (fd < 0)
+		return fd;
+	err = try_lock(fd, type);
+	if (err == -EAGAIN || err == -EACCES)
+		err = wait_for_lock(fd, type, l->patience_ns);
+	if (!err)
+		return fd;
+	if (err != -ETIMEDOUT)
+		close(fd);
+	return err;
 }
 
 /* For the complaint of others only: what stands there need not be true. */
-static void sign_lock(const struct ledger *l)
+static void sign_lock(int fd)
 {
 	char text[16];
 	int n = snprintf(text, sizeof(text), "%-11d\n", (int)getpid());
 
-	(void)!pwrite(l->lock_fd, text, (size_t)n, 0);
+	(void)!pwrite(fd, text, (size_t)n, 0);
 }
 
 static long lock_signature(const struct ledger *l)
 {
 	char text[16] = "";
+	int fd = open_lock(l);
 
-	(void)!pread(l->lock_fd, text, sizeof(text) - 1, 0);
+	(void)!pread(fd, text, sizeof(text) - 1, 0);
+	if (fd >= 0)
+		close(fd);
 	return strtol(text, NULL, 10);
 }
 
 int ledger_lock(struct ledger *l, enum ledger_mode mode, char *why, size_t why_bytes)
 {
 	bool exclusive = mode == LEDGER_EXCLUSIVE;
-	int err;
+	int fd;
 
 	pthread_mutex_lock(&l->holder);
-	err = wait_for_lock(l->lock_fd, exclusive ? F_WRLCK : F_RDLCK, l->patience_ns);
-	if (err) {
+	fd = take_lock(l, exclusive ? F_WRLCK : F_RDLCK);
+	if (fd < 0) {
 		pthread_mutex_unlock(&l->holder);
-		if (err == -ETIMEDOUT)
-			return refuse(why, why_bytes, err,
+		if (fd == -ETIMEDOUT)
+			return refuse(why, why_bytes, fd,
 				      "%s: others have been planning for %u s, process %ld the "
 				      "last: if it is stopped, continue or end it",
 				      l->path, (unsigned)(l->patience_ns / NSEC_PER_SEC),
 				      lock_signature(l));
-		return refuse(why, why_bytes, err, "%s/" LOCK_FILE ": cannot be locked: %s",
-			      l->path, strerror(-err));
+		return refuse(why, why_bytes, fd, "%s/" LOCK_FILE ": cannot be locked: %s", l->path,
+			      strerror(-fd));
 	}
+	l->lock_fd = fd;
 	l->exclusive = exclusive;
 	if (exclusive)
-		sign_lock(l);
+		sign_lock(fd);
 	return 0;
 }
 
@@ -293,7 +346,8 @@ void ledger_set_patience(struct ledger *l, uint64_t ns)
 void ledger_unlock(struct ledger *l)
 {
 	l->exclusive = false;
-	try_lock(l->lock_fd, F_UNLCK);
+	close(l->lock_fd);
+	l->lock_fd = -1;
 	pthread_mutex_unlock(&l->holder);
 }
 
@@ -397,6 +451,17 @@ static int add_claim(struct ledger_list *list, const struct ledger_claim *c)
 	return 0;
 }
 
+/* Its control socket goes first: a claim that is still there is found again. */
+static void clear_dead(const struct ledger *l, const char *file)
+{
+	char other[FILE_BYTES];
+
+	snprintf(other, sizeof(other), "%.*s" SOCKET_SUFFIX, (int)(strlen(file) - strlen(SUFFIX)),
+		 file);
+	unlinkat(l->dir, other, 0);
+	unlinkat(l->dir, file, 0);
+}
+
 static int look_at(struct ledger *l, const char *file, struct ledger_list *list)
 {
 	struct ledger_claim c;
@@ -408,7 +473,7 @@ static int look_at(struct ledger *l, const char *file, struct ledger_list *list)
 		return add_trouble(list, file, "it is no file of yours");
 	if (!alive) {
 		if (fd >= 0 && l->exclusive)
-			unlinkat(l->dir, file, 0);
+			clear_dead(l, file);
 		err = 0;
 	} else if (!parse_claim(fd, file, &c, why, sizeof(why))) {
 		err = add_claim(list, &c);
@@ -661,6 +726,25 @@ void ledger_release(struct ledger *l)
 	pthread_mutex_unlock(&l->own);
 }
 
+static void claim_memory(const struct plan *plan, unsigned node, bool shared,
+			 struct ledger_claim *out)
+{
+	const struct plan_memory *mem = &plan->memory[node];
+	unsigned nr = shared ? mem->nr_shares : 0;
+
+	for (unsigned i = 0; i < MAX(nr, 1); i++) {
+		const struct mem_share *s = &plan->share[mem->first_share + i];
+
+		out->memory[out->nr_memory++] = (struct ledger_memory){
+			.guest_node = mem->guest_node,
+			.host_node = nr ? s->node : mem->host_node,
+			.born_node = mem->host_node,
+			.bytes = nr ? s->bytes : mem->bytes,
+			.page_bytes = mem_pages_reserved(mem->page_bytes) ? mem->page_bytes : 0,
+		};
+	}
+}
+
 void ledger_claim_of(const struct plan *plan, const char *name, bool exclusive,
 		     struct ledger_claim *out)
 {
@@ -670,7 +754,6 @@ void ledger_claim_of(const struct plan *plan, const char *name, bool exclusive,
 		.exclusive = exclusive,
 		.pus = plan->claim,
 		.nr_vcpus = plan->nr_vcpus,
-		.nr_memory = plan->nr_memory,
 	};
 	snprintf(out->name, sizeof(out->name), "%s", name);
 	for (unsigned i = 0; i < plan->nr_vcpus; i++) {
@@ -680,14 +763,9 @@ void ledger_claim_of(const struct plan *plan, const char *name, bool exclusive,
 	}
 	out->nr_io = plan->nr_io;
 	for (unsigned i = 0; i < plan->nr_io; i++)
-		out->io[i] = (struct ledger_io){ .node = plan->io[i].host_node,
-						 .pu = plan->io[i].pu };
+		out->io[i] =
+			(struct ledger_io){ .node = plan->io[i].host_node, .pu = plan->io[i].pu };
+	/* Memory that is spread over more nodes than a claim has lines counts at home. */
 	for (unsigned i = 0; i < plan->nr_memory; i++)
-		out->memory[i] = (struct ledger_memory){
-			.guest_node = plan->memory[i].guest_node,
-			.host_node = plan->memory[i].host_node,
-			.born_node = plan->memory[i].host_node,
-			.bytes = plan->memory[i].bytes,
-			.page_bytes = plan->memory[i].page_bytes,
-		};
+		claim_memory(plan, i, plan->nr_shares + plan->nr_memory <= PLAN_NODES_MAX, out);
 }

@@ -124,7 +124,7 @@ check "one that needs every PU shares" says \
 check "with one warning" test "$(grep -c warning err)" = 1
 check "or is refused" refused "exclusive: .*claimed: PU $(pu_of "$web") by web \(process $web\)" \
 	--kernel idle --cpus "$pus" --exclusive
-check "and leaves nothing" bash -c '[ "$(ls run)" = "$(printf "lock\nweb.claim")" ]'
+check "and leaves nothing" bash -c '[ "$(ls run)" = "$(printf "lock\nweb.claim\nweb.sock")" ]'
 check "it may start" start big --cpus "$pus"
 big=${pids[-1]}
 check "ps says who shares" ps_has "^web .* big:$(pu_of "$web")\$"

@@ -116,6 +116,7 @@ static void be_a_vmm(int ready)
 	cpu_set_t one;
 	pthread_t t;
 
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_NAME, "q\nemu");
 	sched_getaffinity(0, sizeof(one), &one);
 	for (int cpu = 0, seen = 0; cpu < CPU_SETSIZE; cpu++)

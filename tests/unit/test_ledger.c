@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -394,6 +395,20 @@ static void lists_are_sorted(void **state)
 		ledger_close(l[i]);
 }
 
+/* A child that does not outlive a test that fails. */
+static pid_t fork_child(void)
+{
+	pid_t parent = getpid(), pid = fork();
+
+	assert_true(pid >= 0);
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(1);
+	}
+	return pid;
+}
+
 /* A child that claims, says so, and stays until it is killed. */
 static pid_t start_owner(const char *name)
 {
@@ -403,8 +418,7 @@ static pid_t start_owner(const char *name)
 	pid_t pid;
 
 	assert_int_equal(pipe(fd), 0);
-	pid = fork();
-	assert_true(pid >= 0);
+	pid = fork_child();
 	if (!pid) {
 		c.pid = getpid();
 		claim_now(open_here(), &c);
@@ -572,7 +586,6 @@ static void directories_that_will_not_do(void **state)
 	assert_int_equal(ledger_open(path, true, &l, why, sizeof(why)), 0);
 	assert_string_equal(ledger_path(l), path);
 	ledger_close(l);
-	assert_int_equal(unlink(in_dir("made/lock")), 0);
 }
 
 static void where_the_directory_is(void **state)
@@ -666,7 +679,7 @@ static void one_at_a_time(void **state)
 
 	assert_ptr_not_equal(count, MAP_FAILED);
 	for (size_t i = 0; i < ARRAY_SIZE(pid); i++) {
-		pid[i] = fork();
+		pid[i] = fork_child();
 		if (!pid[i]) {
 			count_under_lock(open_here(), count);
 			_exit(0);
@@ -694,7 +707,7 @@ static void patience_ends(void **state)
 	int fd[2];
 
 	assert_int_equal(pipe(fd), 0);
-	pid = fork();
+	pid = fork_child();
 	if (!pid) {
 		if (!ledger_lock(open_here(), LEDGER_EXCLUSIVE, why, sizeof(why)) &&
 		    write(fd[1], "r", 1) == 1)
@@ -863,7 +876,7 @@ static void touched_memory_counts_once(void **state)
 	assert_int_equal(host_linux_create(&h), 0);
 	ledger_untouched(&c, left);
 	assert_int_equal(left[0], MIB(8));
-	assert_int_equal(h.ops->mem_map(h.ctx, MIB(8), 0, &mem), 0);
+	assert_int_equal(h.ops->mem_map(h.ctx, HOST_RAM(MIB(8), 0), &mem), 0);
 	ledger_untouched(&c, left);
 	assert_int_equal(left[0], MIB(8));
 	assert_int_equal(h.ops->mem_prefault(h.ctx, &mem, 0, MIB(2)), 0);
@@ -881,6 +894,28 @@ static void touched_memory_counts_once(void **state)
 	c.pid = INT32_MAX; /* nobody */
 	ledger_untouched(&c, left);
 	assert_int_equal(left[0], MIB(8));
+}
+
+/* Without a file to look at the whole process is: a little too much at the most. */
+static void touched_anonymous_memory_counts(void **state)
+{
+	struct host_mem_attr attr = { .bytes = MIB(256), .page_bytes = MEM_PAGES_THP };
+	struct ledger_claim c = small_claim("web");
+	uint64_t left[PLAN_NODES_MAX];
+	struct host_mem mem;
+	struct host h;
+
+	c.nr_memory = 1;
+	c.memory[0] = (struct ledger_memory){ .bytes = MIB(256) };
+	assert_int_equal(host_linux_create(&h), 0);
+	assert_int_equal(h.ops->mem_map(h.ctx, &attr, &mem), 0);
+	ledger_untouched(&c, left);
+	assert_in_range(left[0], MIB(128), MIB(256));
+	assert_int_equal(h.ops->mem_prefault(h.ctx, &mem, 0, MIB(128)), 0);
+	ledger_untouched(&c, left);
+	assert_in_range(left[0], 0, MIB(128));
+	h.ops->mem_unmap(h.ctx, &mem);
+	host_linux_destroy(&h);
 }
 
 #define in_its_dir(f) cmocka_unit_test_setup_teardown(f, make_dir, remove_dir)
@@ -907,6 +942,7 @@ int main(void)
 		in_its_dir(claims_for_the_planner),
 		in_its_dir(memory_is_promised),
 		cmocka_unit_test(touched_memory_counts_once),
+		cmocka_unit_test(touched_anonymous_memory_counts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,7 +6,8 @@
  * Members of the crowd are processes that plan and claim as `alcazar run` does, on a
  * made-up machine. The inspector shares no code with the ledger but its file format:
  * he takes the directory's lock, so that he sees one moment, and counts by himself.
- * $ALCAZAR_CROWD_SECONDS (4) is how long the crowd is watched.
+ * $ALCAZAR_CROWD (200) is how many they are, $ALCAZAR_CROWD_SECONDS (4) how long they are
+ * watched.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,14 +27,15 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#define CROWD    200
-#define PUS_MAX  256
-#define LAUNCHES 6 /* of a member, in succession */
-#define VICTIMS  5 /* at a time */
+#define CROWD_MAX 200
+#define PUS_MAX   256
+#define LAUNCHES  6 /* of a member, in succession */
+#define VICTIMS   5 /* at a time */
 
 static char dir[64];
 
@@ -44,7 +46,8 @@ struct shared {
 
 static struct shared *shared;
 static struct machine_model machine;
-static pid_t member[CROWD];
+static pid_t member[CROWD_MAX];
+static unsigned crowd = CROWD_MAX;
 
 /* --- the made-up machine ------------------------------------------------------------------ */
 
@@ -191,6 +194,7 @@ static void start(unsigned i, void (*be)(unsigned number))
 	assert_true(member[i] >= 0);
 	if (member[i])
 		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	be(i);
 	_exit(1);
 }
@@ -200,7 +204,7 @@ static void start(unsigned i, void (*be)(unsigned number))
 struct finding {
 	unsigned claims;
 	unsigned owners[PUS_MAX], exclusive[PUS_MAX], aware[PUS_MAX];
-	pid_t pid[2 * CROWD];
+	pid_t pid[2 * CROWD_MAX];
 };
 
 static int set_lock(int fd, int op, short type)
@@ -329,7 +333,7 @@ static int teardown(void **state)
 	struct dirent *e;
 	DIR *d;
 
-	for (unsigned i = 0; i < CROWD; i++) {
+	for (unsigned i = 0; i < crowd; i++) {
 		if (member[i] > 0) {
 			kill(member[i], SIGKILL);
 			waitpid(member[i], NULL, 0);
@@ -373,9 +377,9 @@ static void assert_nothing_left(void)
 
 static void start_crowd(void (*be)(unsigned number))
 {
-	for (unsigned i = 0; i < CROWD; i++)
+	for (unsigned i = 0; i < crowd; i++)
 		start(i, be);
-	while (atomic_load(&shared->ready) < CROWD)
+	while (atomic_load(&shared->ready) < crowd)
 		sleep_ms(1);
 	atomic_store(&shared->go, true);
 }
@@ -387,16 +391,16 @@ static void all_at_once(void **state)
 
 	make_machine(PUS_MAX);
 	start_crowd(be_a_guest);
-	while (atomic_load(&shared->launches) < CROWD) {
+	while (atomic_load(&shared->launches) < crowd) {
 		inspect(&f);
 		sleep_ms(5);
 	}
 	inspect(&f);
-	assert_int_equal(f.claims, CROWD);
+	assert_int_equal(f.claims, crowd);
 	for (unsigned pu = 0; pu < PUS_MAX; pu++)
 		assert_true(f.owners[pu] <= 1);
 	assert_int_equal(atomic_load(&shared->shared), 0);
-	for (unsigned i = 0; i < CROWD; i++)
+	for (unsigned i = 0; i < crowd; i++)
 		end_member(i);
 	inspect(&f);
 	assert_int_equal(f.claims, 0);
@@ -433,10 +437,10 @@ static void coming_going_and_dying(void **state)
 	uint64_t seed = 42;
 	struct finding f;
 
-	make_machine(PUS_MAX / 4);
+	make_machine(MAX(crowd / 12, 1) * 4);
 	start_crowd(be_a_member);
 	do {
-		unsigned first = draw(&seed, CROWD - VICTIMS);
+		unsigned first = draw(&seed, crowd - VICTIMS);
 
 		kill_and_inspect(first, &f);
 		kills += VICTIMS;
@@ -445,7 +449,7 @@ static void coming_going_and_dying(void **state)
 			start(first + i, be_a_member);
 		sleep_ms(draw(&seed, 8));
 	} while (now_s() < end);
-	for (unsigned i = 0; i < CROWD; i++) {
+	for (unsigned i = 0; i < crowd; i++) {
 		pid_t pid = member[i];
 
 		end_member(i);
@@ -465,10 +469,13 @@ static void coming_going_and_dying(void **state)
 
 int main(void)
 {
+	const char *size = getenv("ALCAZAR_CROWD");
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(all_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(coming_going_and_dying, setup, teardown),
 	};
 
+	if (size)
+		crowd = (unsigned)MIN(MAX(atoi(size), 2 * VICTIMS), CROWD_MAX);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -138,7 +138,7 @@ static void memory_moves_under_load(void **state)
 	if (!machine.nr_nodes)
 		skip();
 	memset(&load, 0, sizeof(load));
-	assert_int_equal(host.ops->mem_map(host.ctx, MEMORY, HOST_NODE_ANY, &load.m), 0);
+	assert_int_equal(host.ops->mem_map(host.ctx, HOST_RAM(MEMORY, HOST_NODE_ANY), &load.m), 0);
 	assert_int_equal(host.ops->mem_prefault(host.ctx, &load.m, 0, MEMORY), 0);
 	assert_int_equal(host.ops->thread_create(host.ctx, &a, &t), 0);
 	for (unsigned round = 0; round < 3; round++) {
@@ -172,7 +172,9 @@ static void the_binding_moves_too(void **state)
 
 		if (!may_use(n))
 			continue;
-		assert_int_equal(host.ops->mem_map(host.ctx, PAGE_SIZE * 64, HOST_NODE_ANY, &m), 0);
+		assert_int_equal(host.ops->mem_map(host.ctx,
+						   HOST_RAM(PAGE_SIZE * 64, HOST_NODE_ANY), &m),
+				 0);
 		assert_int_equal(host.ops->mem_prefault(host.ctx, &m, 0, PAGE_SIZE * 8), 0);
 		assert_int_equal(host.ops->mem_move(host.ctx, &m, 0, m.bytes, node), 0);
 		assert_int_equal(pages_on(&m, node), 8);
@@ -186,7 +188,8 @@ static void impossible_moves_are_refused(void **state)
 {
 	struct host_mem m;
 
-	assert_int_equal(host.ops->mem_map(host.ctx, PAGE_SIZE * 4, HOST_NODE_ANY, &m), 0);
+	assert_int_equal(host.ops->mem_map(host.ctx, HOST_RAM(PAGE_SIZE * 4, HOST_NODE_ANY), &m),
+			 0);
 	assert_int_equal(host.ops->mem_prefault(host.ctx, &m, 0, m.bytes), 0);
 	assert_int_equal(host.ops->mem_move(host.ctx, &m, 0, m.bytes, -1), -EINVAL);
 	assert_int_equal(host.ops->mem_move(host.ctx, &m, 0, m.bytes, PU_SET_MAX), -EINVAL);

@@ -19,6 +19,8 @@ struct live_config {
 	struct ledger *ledger;              /* with our claim; NULL: there is none */
 	bool foreign;                       /* other VMMs' vCPUs count */
 	void (*end)(void *arg);             /* ends the machine; any thread */
+	/* Puts I/O threads where @p has them; the worker. */
+	void (*place_io)(void *arg, const struct plan *p);
 	void *arg;
 };
 

@@ -33,6 +33,8 @@ struct live {
 		struct live_part part[PLAN_NODES_MAX];
 		unsigned nr, at;
 		uint64_t offset; /* within the part */
+		unsigned held;   /* how often the stretch at offset had pages that stayed */
+		uint64_t again_ns;
 		uint64_t done_bytes, all_bytes, rate_mibs, started_ns;
 		json_t *result; /* what to answer when all is done */
 	} moving;

@@ -11,6 +11,10 @@
 
 #define STRETCH_BYTES MIB(4)
 
+/* Pages that the kernel holds for a moment, or the guest all the time, get more chances. */
+#define HELD_MAX      50
+#define HELD_PAUSE_NS (20 * NSEC_PER_MSEC)
+
 /* --- vCPUs -------------------------------------------------------------------------- */
 
 static const struct machine_pu *find_pu(const struct machine_model *m, unsigned pu,
@@ -101,6 +105,8 @@ void live_begin_move(struct live *l, unsigned rate_mibs, json_t *result, struct 
 	l->moving.on = true;
 	l->moving.at = 0;
 	l->moving.offset = l->moving.done_bytes = l->moving.all_bytes = 0;
+	l->moving.held = 0;
+	l->moving.again_ns = 0;
 	for (unsigned i = 0; i < l->moving.nr; i++)
 		l->moving.all_bytes += vmm_memory(l->cfg.vm, l->moving.part[i].node)->bytes;
 	l->moving.rate_mibs = rate_mibs;
@@ -115,9 +121,10 @@ uint64_t live_next_move_ns(const struct live *l)
 	uint64_t rate = l->moving.rate_mibs;
 
 	if (!rate)
-		return 0;
-	return l->moving.started_ns +
-	       mul_div_u64(l->moving.done_bytes, NSEC_PER_SEC, rate * MIB(1));
+		return l->moving.again_ns;
+	return MAX(l->moving.again_ns,
+		   l->moving.started_ns +
+			   mul_div_u64(l->moving.done_bytes, NSEC_PER_SEC, rate * MIB(1)));
 }
 
 /* The claim is what the plan has become, all of it or a part. */
@@ -174,34 +181,46 @@ static void complain_of_move(struct live *l, const struct live_part *p, int err,
 			    p->to, strerror(-err), done, all);
 }
 
+static int move_stretch(struct live *l, const struct live_part *p, uint64_t bytes,
+			struct live_answer *a)
+{
+	int err;
+
+	if (atomic_load(&l->cancelled) || live_ended(l)) {
+		live_refuse(a, FAULT_REFUSED, "the machine has ended");
+		return -ECANCELED;
+	}
+	err = vmm_move_memory(l->cfg.vm, p->node, l->moving.offset, bytes, p->to);
+	if (err == -EBUSY && l->moving.held++ < HELD_MAX)
+		l->moving.again_ns = live_now_ns(l) + HELD_PAUSE_NS;
+	else if (err)
+		complain_of_move(l, p, err, a);
+	return err;
+}
+
+static void advance(struct live *l, uint64_t part_bytes, uint64_t bytes)
+{
+	l->moving.held = 0;
+	l->moving.done_bytes += bytes;
+	l->moving.offset += bytes;
+	if (l->moving.offset < part_bytes)
+		return;
+	l->moving.at++;
+	l->moving.offset = 0;
+}
+
 void live_move(struct live *l, struct live_answer *a)
 {
 	const struct live_part *p = &l->moving.part[l->moving.at];
 	const struct host_mem *m = vmm_memory(l->cfg.vm, p->node);
-	uint64_t bytes = MIN(MAX(STRETCH_BYTES, l->plan.memory[p->node].page_bytes),
-			     m->bytes - l->moving.offset);
-	int err = 0;
+	uint64_t bytes = MIN(MAX(STRETCH_BYTES, m->page_bytes), m->bytes - l->moving.offset);
 
+	if (!move_stretch(l, p, bytes, a))
+		advance(l, m->bytes, bytes);
 	a->moving = true;
-	if (atomic_load(&l->cancelled) || live_ended(l))
-		live_refuse(a, FAULT_REFUSED, "the machine has ended");
-	else
-		err = vmm_move_memory(l->cfg.vm, p->node, l->moving.offset, bytes, p->to);
-	if (err)
-		complain_of_move(l, p, err, a);
-	if (a->why[0]) {
-		end_move(l, a);
-		return;
-	}
-	l->moving.offset += bytes;
-	l->moving.done_bytes += bytes;
-	if (l->moving.offset == m->bytes) {
-		l->moving.at++;
-		l->moving.offset = 0;
-	}
 	a->done_bytes = l->moving.done_bytes;
 	a->all_bytes = l->moving.all_bytes;
-	if (l->moving.at == l->moving.nr)
+	if (a->why[0] || l->moving.at == l->moving.nr)
 		end_move(l, a);
 }
 
@@ -275,6 +294,10 @@ void live_move_memory(struct live *l, const struct control_request *r, struct li
 	if (r->node >= l->plan.nr_memory) {
 		live_refuse(a, FAULT_REFUSED, "guest node %u: there is none: %s has %u, from 0 on",
 			    r->node, l->cfg.name, l->plan.nr_memory);
+		return;
+	}
+	if (!l->plan.memory[r->node].bytes) {
+		live_refuse(a, FAULT_REFUSED, "guest node %u: it has no memory", r->node);
 		return;
 	}
 	if (!live_discover(l, &m, a))

@@ -8,7 +8,6 @@
  */
 #include "live_int.h"
 
-#include "host/linux/host_linux.h"
 #include "measure.h"
 
 #include <errno.h>
@@ -20,8 +19,9 @@ struct rebalance {
 	struct machine_model m;
 	struct plan_request request;
 	struct plan_node_request node[PLAN_NODES_MAX];
+	struct plan_node_request home[PLAN_NODES_MAX]; /* the same where memory stays */
 	struct plan_pin pin[PLAN_VCPUS_MAX];
-	struct plan before, after;
+	struct plan before, after, trial;
 	char why[CONTROL_WHY_BYTES];
 };
 
@@ -30,8 +30,9 @@ static void give_back(struct live *l, struct machine_model *m, unsigned node)
 {
 	struct live_where *w = malloc(sizeof(*w));
 	uint64_t page_bytes = l->plan.memory[node].page_bytes;
+	bool known = w && !live_where(l, node, w);
 
-	for (unsigned n = 0; w && !live_where(l, node, w) && n < m->nr_nodes; n++) {
+	for (unsigned n = 0; known && n < m->nr_nodes; n++) {
 		uint64_t bytes = w->on[m->node[n].os_index];
 
 		if (page_bytes <= PAGE_SIZE)
@@ -41,6 +42,18 @@ static void give_back(struct live *l, struct machine_model *m, unsigned node)
 				m->node[n].huge[k].free += bytes / page_bytes;
 	}
 	free(w);
+}
+
+static struct pu_set nodes_of_memory(const struct plan *p, unsigned g)
+{
+	const struct plan_memory *m = &p->memory[g];
+	struct pu_set set = { 0 };
+
+	for (unsigned i = 0; i < m->nr_shares; i++)
+		pu_set_add(&set, (unsigned)p->share[m->first_share + i].node);
+	if (!m->nr_shares && m->host_node >= 0)
+		pu_set_add(&set, (unsigned)m->host_node);
+	return set;
 }
 
 /* The machine's own request, for the shape it has. */
@@ -63,6 +76,8 @@ static void keep_shape(const struct live *l, struct rebalance *b)
 			.host_node =
 				asked->node && g < asked->nodes ? asked->node[g].host_node : -1,
 		};
+		if (mem_policy_spreads(asked->memory_policy))
+			b->node[g].over = nodes_of_memory(p, g);
 		b->request.memory_bytes += p->memory[g].bytes;
 	}
 	for (unsigned v = 0; v < p->nr_vcpus; v++)
@@ -70,24 +85,43 @@ static void keep_shape(const struct live *l, struct rebalance *b)
 	b->request.node = b->node;
 }
 
-/* The plan as it stands, priced: nothing is left to choose. */
-static int price_present(struct live *l, struct rebalance *b)
+static int plan_with(struct rebalance *b, const struct plan_request *r, struct plan *out)
+{
+	return plan_make(&b->m, r, out, b->why, sizeof(b->why));
+}
+
+/* The same, but memory is to stay where it is. */
+static struct plan_request stay_at_home(const struct live *l, struct rebalance *b)
 {
 	struct plan_request r = b->request;
-	struct plan_node_request node[PLAN_NODES_MAX];
 
-	memcpy(node, b->node, sizeof(node));
+	memcpy(b->home, b->node, sizeof(b->home));
 	for (unsigned g = 0; g < l->plan.nr_memory; g++)
-		node[g].host_node = l->plan.memory[g].host_node;
+		b->home[g].host_node = l->plan.memory[g].host_node;
+	r.node = b->home;
+	return r;
+}
+
+/*
+ * The plan as it stands, priced: nothing is left to choose. Where it would not be made again,
+ * since others were promised too much beside it, the price that it had must do.
+ */
+static int price_present(struct live *l, struct rebalance *b)
+{
+	struct plan_request r = stay_at_home(l, b);
+	int err;
+
 	for (unsigned v = 0; v < l->plan.nr_vcpus; v++) {
 		b->pin[v] = (struct plan_pin){ .first = v, .last = v };
 		pu_set_add(&b->pin[v].pus, l->plan.vcpu[v].pu);
 	}
-	r.node = node;
 	r.pin = b->pin;
 	r.nr_pins = l->plan.nr_vcpus;
 	r.exclusive = false;
-	return plan_make(&b->m, &r, &b->before, b->why, sizeof(b->why));
+	err = plan_with(b, &r, &b->before);
+	if (err == -ENOSPC)
+		b->before = l->plan;
+	return err == -ENOSPC ? 0 : err;
 }
 
 static unsigned count_shared(const struct plan *p)
@@ -99,11 +133,27 @@ static unsigned count_shared(const struct plan *p)
 	return nr;
 }
 
-static bool is_worth_it(const struct rebalance *b)
+static bool is_better(const struct plan *p, const struct plan *than)
 {
-	unsigned now = count_shared(&b->before), then = count_shared(&b->after);
+	unsigned now = count_shared(than), then = count_shared(p);
 
-	return now != then ? then < now : b->after.cost.total < b->before.cost.total - LEAST_GAIN;
+	return now != then ? then < now : p->cost.total < than->cost.total - LEAST_GAIN;
+}
+
+/* Copying memory must be worth it: it goes only where moving vCPUs alone is not as good. */
+static int choose(struct live *l, struct rebalance *b)
+{
+	struct plan_request stay = stay_at_home(l, b);
+	int err = price_present(l, b);
+
+	b->after = b->before;
+	if (!err && !plan_with(b, &stay, &b->trial) && is_better(&b->trial, &b->after))
+		b->after = b->trial;
+	if (!err)
+		err = plan_with(b, &b->request, &b->trial);
+	if (!err && is_better(&b->trial, &b->after))
+		b->after = b->trial;
+	return err;
 }
 
 /* The ledger is locked. */
@@ -115,13 +165,9 @@ static int make_plans(struct live *l, struct rebalance *b, struct live_answer *a
 	for (unsigned g = 0; g < l->plan.nr_memory; g++)
 		give_back(l, &b->m, g);
 	keep_shape(l, b);
-	err = price_present(l, b);
-	if (!err)
-		err = plan_make(&b->m, &b->request, &b->after, b->why, sizeof(b->why));
+	err = choose(l, b);
 	if (err)
 		live_refuse(a, err == -ENOMEM ? FAULT_INTERNAL : FAULT_REFUSED, "%s", b->why);
-	else if (!is_worth_it(b))
-		b->after = b->before;
 	return err;
 }
 
@@ -139,12 +185,19 @@ static json_t *vcpu_moves(const struct plan *from, const struct plan *to)
 	return list;
 }
 
+/* What is spread over several nodes is where it should be, wherever its vCPUs go. */
+static bool memory_moves_house(const struct plan *from, const struct plan *to, unsigned g)
+{
+	return from->memory[g].bytes && from->memory[g].nr_shares < 2 &&
+	       from->memory[g].host_node != to->memory[g].host_node;
+}
+
 static json_t *memory_moves(const struct plan *from, const struct plan *to)
 {
 	json_t *list = json_array();
 
 	for (unsigned g = 0; g < from->nr_memory; g++)
-		if (from->memory[g].host_node != to->memory[g].host_node)
+		if (memory_moves_house(from, to, g))
 			json_array_append_new(list,
 					      json_pack("{s:i s:i s:i s:I}", "guest_node", g,
 							"from", from->memory[g].host_node, "to",
@@ -170,15 +223,10 @@ static int bind_threads(struct live *l, struct rebalance *b, struct live_answer 
 	return err;
 }
 
-/* A thread that cannot be had where it should be stays where it is, and an audit tells. */
 static void place_io(struct live *l, const struct plan *p)
 {
-	for (unsigned i = 0; i < p->nr_io; i++) {
-		struct pu_set pus = { 0 };
-
-		pu_set_add(&pus, p->io[i].pu);
-		host_linux_place_events(l->cfg.host, p->io[i].host_node, &pus);
-	}
+	if (l->cfg.place_io)
+		l->cfg.place_io(l->cfg.arg, p);
 	vmm_note_io(l->cfg.vm, p->io, p->nr_io);
 }
 
@@ -188,7 +236,7 @@ static void plan_memory_moves(struct live *l, const struct rebalance *b)
 	for (unsigned g = 0; g < l->plan.nr_memory; g++) {
 		int from = l->plan.memory[g].host_node, to = b->after.memory[g].host_node;
 
-		if (from != to)
+		if (memory_moves_house(&l->plan, &b->after, g))
 			l->moving.part[l->moving.nr++] = (struct live_part){ g, from, to };
 	}
 }
