@@ -65,7 +65,7 @@ INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
 .PHONY: all lib unit guests initrd kernel lab lab-parts check-lab bench-vcpu-create deps demo demo-run run \
-	check check-run check-long boot-kernels lockstep bench bench-engine bench-placement format format-check tidy \
+	check check-run check-long boot-kernels lockstep bench bench-engine bench-placement bench-memory format format-check tidy \
 	check-headers check-deps check-vectors fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
@@ -263,6 +263,8 @@ bench-vcpu-create: $B/bench/vcpu_create ## vCPUs ready under KVM, against a mini
 	@for n in 128 1024; do $B/bench/vcpu_create $$n || exit 1; done
 bench-placement: $B/bench/placement ## the planner's cost beside that of other ways
 	@$B/bench/placement
+bench-memory: $B/bench/memory ## how fast memory is populated, against plain threads
+	@$B/bench/memory
 
 # --- what the sources must be -------------------------------------------------
 
@@ -311,6 +313,8 @@ install: all ## install below PREFIX (/usr/local), DESTDIR respected
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig \
 		$(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 755 $B/alcazar $(DESTDIR)$(PREFIX)/bin
+	install -D -m 644 tools/completion/alcazar \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/alcazar
 	install -m 644 $B/libalcazar.a $(DESTDIR)$(PREFIX)/lib
 	install -m 755 $B/libalcazar.so $(DESTDIR)$(PREFIX)/lib/libalcazar.so.$(VERSION)
 	ln -sf libalcazar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libalcazar.so.0
@@ -325,10 +329,11 @@ install: all ## install below PREFIX (/usr/local), DESTDIR respected
 uninstall: ## undo install
 	rm -rf $(DESTDIR)$(PREFIX)/bin/alcazar $(DESTDIR)$(PREFIX)/lib/libalcazar.* \
 		$(DESTDIR)$(PREFIX)/lib/pkgconfig/alcazar.pc $(DESTDIR)$(PREFIX)/include/alcazar \
-		$(DESTDIR)$(PREFIX)/share/man/man1/alcazar*.1
+		$(DESTDIR)$(PREFIX)/share/man/man1/alcazar*.1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/alcazar
 clean: ## remove build/
 	rm -rf build
 
 -include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
--include $B/bench/placement.d
+-include $B/bench/placement.d $B/bench/memory.d
 -include $(FUZZ_BIN:=.d) $(wildcard $G/*/*.d $G/*/rt/*.d)

@@ -15,6 +15,7 @@
 #include "core/engine.h"
 #include "core/host.h"
 #include "core/stats.h"
+#include "mem/preflight.h"
 #include "placement/plan.h"
 
 #define VMM_VERSION "0.1.0"
@@ -34,8 +35,8 @@ struct vmm_config {
 	const struct plan *plan;
 	struct topo_request topo; /* vcpus, nodes, memory must agree with the plan */
 	const char *cpu_overrides[VMM_FEATURES_MAX + 1]; /* "+name", "-name", NULL */
-	bool prefault;
-	bool reboot; /* a guest's reset starts it anew */
+	bool prefault; /* memory in reserved huge pages always is */
+	bool reboot;   /* a guest's reset starts it anew */
 
 	/* Images and strings stay the caller's, and valid until vmm_destroy(). */
 	struct boot_image kernel, initrd;
@@ -47,6 +48,11 @@ struct vmm_config {
 	void (*console)(void *arg, const uint8_t *buf, size_t bytes);
 	/* Bytes refused by vmm_console_input() are welcome now. May be NULL. */
 	void (*console_ready)(void *arg);
+	/*
+	 * While memory is populated, now and then, by the thread in vmm_create(). False
+	 * ends it: -ECANCELED. May be NULL.
+	 */
+	bool (*progress)(void *arg, uint64_t done_bytes, uint64_t all_bytes);
 	/* A debugger's stop: vCPU @vcpu met a point; every vCPU parks. May be NULL. */
 	void (*debug_stop)(void *arg, unsigned vcpu, uint64_t detail);
 	/* --trace insn: one line an instruction. May be NULL. */
@@ -128,6 +134,10 @@ const struct host_mem *vmm_memory(const struct vm *vm, unsigned node);
 
 unsigned vmm_vcpus(const struct vm *vm);
 uint64_t vmm_stat(struct vm *vm, unsigned vcpu, enum vcpu_stat id);
+/* What populating memory came to; bytes 0: nothing was. */
+const struct mem_report *vmm_populated(const struct vm *vm);
+/* Where a guest node's memory is now, page by page. -ENOSYS: nobody knows. */
+int vmm_memory_where(struct vm *vm, unsigned guest_node, struct host_where *out);
 /* CPU time from creation to the first guest instruction, in host now_ns() terms. */
 uint64_t vmm_startup_ns(const struct vm *vm);
 

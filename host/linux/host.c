@@ -102,6 +102,7 @@ static const struct host_ops linux_ops = {
 	.mem_map = linux_mem_map,
 	.mem_unmap = linux_mem_unmap,
 	.mem_prefault = linux_mem_prefault,
+	.mem_where = linux_mem_where,
 	.mem_move = linux_mem_move,
 	.alloc = linux_mem_alloc,
 	.free = linux_mem_free,

@@ -11,6 +11,7 @@
 #define HOST_LINUX_HOST_LINUX_H
 
 #include "core/host.h"
+#include "mem/preflight.h"
 #include "placement/machine.h"
 
 /* The PUs that the calling thread may use now are those that placement may use. */
@@ -28,6 +29,10 @@ void host_linux_log_level(const struct host *h, enum log_level max);
  */
 int host_linux_topology_from(const char *source, struct machine_model *out, char *why,
 			     size_t why_bytes);
+
+/* What mem_preflight() wants to know, now; @m is the live host's and stays referred to. */
+void host_linux_mem_facts(const struct host *h, const struct machine_model *m,
+			  struct mem_facts *out);
 
 /* What is free now, in a model of the live host: memory and huge pages of each node. */
 void host_linux_refresh_memory(struct machine_model *m);

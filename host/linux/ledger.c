@@ -4,6 +4,7 @@
  *   lock            held, exclusively, by who plans and claims; names the holder
  *   NAME.claim      a claim: complete and locked by its owner before it has this name
  *   NAME.claim.new  one on its way there
+ *   NAME.sock       its owner's control socket, if it has one; cleared with the claim
  *
  * A live claim is touched by its owner alone, a dead one by who holds the directory's
  * lock. `NAME.claim.new` is made by NAME's owner, or under the directory's lock while
@@ -26,12 +27,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOCK_FILE   "lock"
-#define SUFFIX      ".claim"
-#define NEW_SUFFIX  ".claim.new"
-#define FILE_BYTES  (LEDGER_NAME_MAX + sizeof(NEW_SUFFIX))
-#define PATH_BYTES  512
-#define PATIENCE_NS (30 * NSEC_PER_SEC)
+#define LOCK_FILE     "lock"
+#define SUFFIX        ".claim"
+#define NEW_SUFFIX    ".claim.new"
+#define SOCKET_SUFFIX ".sock" /* made by the owner, beside its claim */
+#define FILE_BYTES    (LEDGER_NAME_MAX + sizeof(NEW_SUFFIX))
+#define PATH_BYTES    512
+#define PATIENCE_NS   (30 * NSEC_PER_SEC)
 
 struct ledger {
 	int dir, lock_fd;
@@ -397,6 +399,17 @@ static int add_claim(struct ledger_list *list, const struct ledger_claim *c)
 	return 0;
 }
 
+/* Its control socket goes first: a claim that is still there is found again. */
+static void clear_dead(const struct ledger *l, const char *file)
+{
+	char other[FILE_BYTES];
+
+	snprintf(other, sizeof(other), "%.*s" SOCKET_SUFFIX, (int)(strlen(file) - strlen(SUFFIX)),
+		 file);
+	unlinkat(l->dir, other, 0);
+	unlinkat(l->dir, file, 0);
+}
+
 static int look_at(struct ledger *l, const char *file, struct ledger_list *list)
 {
 	struct ledger_claim c;
@@ -408,7 +421,7 @@ static int look_at(struct ledger *l, const char *file, struct ledger_list *list)
 		return add_trouble(list, file, "it is no file of yours");
 	if (!alive) {
 		if (fd >= 0 && l->exclusive)
-			unlinkat(l->dir, file, 0);
+			clear_dead(l, file);
 		err = 0;
 	} else if (!parse_claim(fd, file, &c, why, sizeof(why))) {
 		err = add_claim(list, &c);
@@ -661,6 +674,25 @@ void ledger_release(struct ledger *l)
 	pthread_mutex_unlock(&l->own);
 }
 
+static void claim_memory(const struct plan *plan, unsigned node, bool shared,
+			 struct ledger_claim *out)
+{
+	const struct plan_memory *mem = &plan->memory[node];
+	unsigned nr = shared ? mem->nr_shares : 0;
+
+	for (unsigned i = 0; i < MAX(nr, 1); i++) {
+		const struct mem_share *s = &plan->share[mem->first_share + i];
+
+		out->memory[out->nr_memory++] = (struct ledger_memory){
+			.guest_node = mem->guest_node,
+			.host_node = nr ? s->node : mem->host_node,
+			.born_node = mem->host_node,
+			.bytes = nr ? s->bytes : mem->bytes,
+			.page_bytes = mem_pages_reserved(mem->page_bytes) ? mem->page_bytes : 0,
+		};
+	}
+}
+
 void ledger_claim_of(const struct plan *plan, const char *name, bool exclusive,
 		     struct ledger_claim *out)
 {
@@ -670,7 +702,6 @@ void ledger_claim_of(const struct plan *plan, const char *name, bool exclusive,
 		.exclusive = exclusive,
 		.pus = plan->claim,
 		.nr_vcpus = plan->nr_vcpus,
-		.nr_memory = plan->nr_memory,
 	};
 	snprintf(out->name, sizeof(out->name), "%s", name);
 	for (unsigned i = 0; i < plan->nr_vcpus; i++) {
@@ -680,14 +711,9 @@ void ledger_claim_of(const struct plan *plan, const char *name, bool exclusive,
 	}
 	out->nr_io = plan->nr_io;
 	for (unsigned i = 0; i < plan->nr_io; i++)
-		out->io[i] = (struct ledger_io){ .node = plan->io[i].host_node,
-						 .pu = plan->io[i].pu };
+		out->io[i] =
+			(struct ledger_io){ .node = plan->io[i].host_node, .pu = plan->io[i].pu };
+	/* Memory that is spread over more nodes than a claim has lines counts at home. */
 	for (unsigned i = 0; i < plan->nr_memory; i++)
-		out->memory[i] = (struct ledger_memory){
-			.guest_node = plan->memory[i].guest_node,
-			.host_node = plan->memory[i].host_node,
-			.born_node = plan->memory[i].host_node,
-			.bytes = plan->memory[i].bytes,
-			.page_bytes = plan->memory[i].page_bytes,
-		};
+		claim_memory(plan, i, plan->nr_shares + plan->nr_memory <= PLAN_NODES_MAX, out);
 }

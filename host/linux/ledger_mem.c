@@ -4,7 +4,8 @@
  * The kernel counts a page as free until it is touched, and gives it out then: to
  * somebody else, unless those who plan leave it alone. How much of its memory a
  * machine has touched is what its memfds have allocated, which is seen from outside:
- * they are named after the node that they were made for.
+ * they are named after the node that they were made for. Of anonymous memory (mem.c)
+ * they are empty, and all of the process's is counted.
  */
 #include "ledger.h"
 #include "linux.h"
@@ -30,24 +31,34 @@ static bool is_guest_memory(const char *link, int *node)
 	return end != link + sizeof(prefix) - 1 && (!*end || *end == ' ');
 }
 
-/* Bytes that the memfd @name of @dir has allocated for @node; 0 if it is none. */
-static uint64_t allocated(int dir, const char *name, int *node)
+static bool read_link(int dir, const char *name, char link[64])
 {
-	char link[64];
-	ssize_t n = readlinkat(dir, name, link, sizeof(link) - 1);
+	ssize_t n = readlinkat(dir, name, link, 63);
+
+	if (n > 0)
+		link[n] = '\0';
+	return n > 0;
+}
+
+static uint64_t allocated(int dir, const char *name)
+{
 	struct stat st;
 
-	if (n <= 0)
-		return 0;
-	link[n] = '\0';
-	if (!is_guest_memory(link, node) || fstatat(dir, name, &st, 0) || !S_ISREG(st.st_mode))
+	if (fstatat(dir, name, &st, 0) || !S_ISREG(st.st_mode))
 		return 0;
 	return (uint64_t)st.st_blocks * BLOCK_BYTES;
 }
 
+struct count {
+	const struct ledger_claim *c;
+	uint64_t *left;                 /* of each of its memories */
+	bool anonymous[PLAN_NODES_MAX]; /* that it is */
+};
+
 /* Takes @bytes of those born on @node off what is left, in equal measure. */
-static void take_off(const struct ledger_claim *c, int node, uint64_t bytes, uint64_t *left)
+static void take_off(struct count *n, int node, uint64_t bytes)
 {
+	const struct ledger_claim *c = n->c;
 	uint64_t born = 0;
 
 	for (unsigned i = 0; i < c->nr_memory; i++)
@@ -56,13 +67,52 @@ static void take_off(const struct ledger_claim *c, int node, uint64_t bytes, uin
 		double part = (double)c->memory[i].bytes / (double)born;
 
 		if (c->memory[i].born_node == node)
-			left[i] -= MIN(left[i], (uint64_t)(part * (double)bytes));
+			n->left[i] -= MIN(n->left[i], (uint64_t)(part * (double)bytes));
+	}
+}
+
+static void note_anonymous(struct count *n, int node)
+{
+	for (unsigned i = 0; i < n->c->nr_memory; i++)
+		n->anonymous[i] |= n->c->memory[i].born_node == node;
+}
+
+/* The VMM's own few pages are among them: so much less is held back for the guest. */
+static uint64_t anonymous_bytes(pid_t pid)
+{
+	char path[32], line[128];
+	unsigned long long kib = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "RssAnon: %llu kB", &kib) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return kib * 1024;
+}
+
+static void take_off_anonymous(struct count *n)
+{
+	uint64_t all = 0, bytes;
+
+	for (unsigned i = 0; i < n->c->nr_memory; i++)
+		all += n->anonymous[i] ? n->c->memory[i].bytes : 0;
+	bytes = all ? anonymous_bytes(n->c->pid) : 0;
+	for (unsigned i = 0; i < n->c->nr_memory && bytes; i++) {
+		double part = (double)n->c->memory[i].bytes / (double)all;
+
+		if (n->anonymous[i])
+			n->left[i] -= MIN(n->left[i], (uint64_t)(part * (double)bytes));
 	}
 }
 
 void ledger_untouched(const struct ledger_claim *c, uint64_t untouched[PLAN_NODES_MAX])
 {
-	char path[32];
+	struct count n = { .c = c, .left = untouched };
+	char path[32], link[64];
 	struct dirent *e;
 	DIR *d;
 	int node;
@@ -71,12 +121,13 @@ void ledger_untouched(const struct ledger_claim *c, uint64_t untouched[PLAN_NODE
 		untouched[i] = c->memory[i].bytes;
 	snprintf(path, sizeof(path), "/proc/%d/fd", (int)c->pid);
 	d = opendir(path);
-	while (d && (e = readdir(d))) {
-		uint64_t bytes = allocated(dirfd(d), e->d_name, &node);
-
-		if (bytes)
-			take_off(c, node, bytes, untouched);
-	}
+	while (d && (e = readdir(d)))
+		if (read_link(dirfd(d), e->d_name, link) && is_guest_memory(link, &node)) {
+			take_off(&n, node, allocated(dirfd(d), e->d_name));
+			if (strstr(link, LINUX_ANONYMOUS))
+				note_anonymous(&n, node);
+		}
 	if (d)
 		closedir(d);
+	take_off_anonymous(&n);
 }

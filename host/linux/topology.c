@@ -131,10 +131,11 @@ static void refresh_node(const struct machine_model *m, struct machine_node *n, 
 
 void host_linux_refresh_memory(struct machine_model *m)
 {
-	uint64_t limit = linux_meminfo_cgroup_free();
+	struct mem_limit limit;
 
+	linux_group_memory(&limit);
 	for (unsigned i = 0; i < m->nr_nodes; i++)
-		refresh_node(m, &m->node[i], limit);
+		refresh_node(m, &m->node[i], limit.free_bytes);
 }
 
 static void fill_nodes(hwloc_topology_t t, struct machine_model *m, bool live)
@@ -155,6 +156,7 @@ static void fill_nodes(hwloc_topology_t t, struct machine_model *m, bool live)
 			.memory_bytes = bytes,
 			.free_bytes = bytes,
 			.usable = hwloc_bitmap_isset(allowed, o->os_index),
+			.weight = live ? linux_meminfo_weight(o->os_index) : 0,
 		};
 		fill_huge_pages(&o->attr->numanode, &m->node[i]);
 	}

@@ -116,9 +116,11 @@ int sim_timer_create(void *ctx, int node, void (*fn)(void *arg), void *arg,
 void sim_timer_arm(void *ctx, struct host_timer *t, uint64_t deadline_ns);
 void sim_timer_destroy(void *ctx, struct host_timer *t);
 
-int sim_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out);
+int sim_mem_map(void *ctx, const struct host_mem_attr *a, struct host_mem *out);
 void sim_mem_unmap(void *ctx, struct host_mem *m);
-int sim_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes);
+int sim_mem_prefault(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes);
+int sim_mem_where(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes,
+		  struct host_where *out);
 int sim_mem_move(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes, int node);
 void *sim_alloc(void *ctx, size_t bytes, int node);
 void sim_free(void *ctx, void *p, size_t bytes);

@@ -77,10 +77,13 @@ static int memfd_map(uint64_t bytes, int *fd, void **base)
 	return 0;
 }
 
-int sim_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out)
+/* Spread memory lies on the first of its nodes: enough to see that it is asked for. */
+int sim_mem_map(void *ctx, const struct host_mem_attr *a, struct host_mem *out)
 {
 	struct sim *s = ctx;
-	unsigned n = choose_node(s, node, bytes, true);
+	int node = mem_policy_spreads(a->policy) ? a->share[0].node : a->node;
+	uint64_t bytes = a->bytes;
+	unsigned n = choose_node(s, node, bytes, a->policy == MEM_BIND);
 	int err;
 
 	if (!bytes || !IS_ALIGNED(bytes, PAGE_SIZE) || node >= (int)s->cfg.nodes)
@@ -92,6 +95,7 @@ int sim_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out)
 		return err;
 	out->bytes = bytes;
 	out->node = node;
+	out->page_bytes = mem_pages_reserved(a->page_bytes) ? a->page_bytes : PAGE_SIZE;
 	err = block_add(s, &s->maps, out->base, bytes, n);
 	if (err) {
 		munmap(out->base, bytes);
@@ -110,10 +114,12 @@ void sim_mem_unmap(void *ctx, struct host_mem *m)
 	*m = (struct host_mem){ .handle = -1 };
 }
 
-int sim_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes)
+int sim_mem_prefault(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes)
 {
 	if (offset > m->bytes || bytes > m->bytes - offset)
 		return -EINVAL;
+	if (sim_fails(ctx, SIM_FAIL_PREFAULT))
+		return -ENOMEM;
 	for (uint64_t o = offset; o < offset + bytes; o += PAGE_SIZE)
 		*((volatile uint8_t *)m->base + o) = *((volatile uint8_t *)m->base + o);
 	return 0;
@@ -134,6 +140,21 @@ static struct sim_block *map_of(struct sim *s, const struct host_mem *m)
 		memset(b->page_node, (int)b->node, b->bytes / PAGE_SIZE);
 	}
 	return b;
+}
+
+int sim_mem_where(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes,
+		  struct host_where *out)
+{
+	struct sim *s = ctx;
+	struct sim_block *b = map_of(s, m);
+	unsigned astray = sim_fails(s, SIM_FAIL_PLACE);
+
+	if (offset > m->bytes || bytes > m->bytes - offset)
+		return -EINVAL;
+	for (uint64_t at = offset; at < offset + bytes; at += PAGE_SIZE)
+		out->bytes[(b->page_node[at / PAGE_SIZE] + astray) % s->cfg.nodes] +=
+			MIN(PAGE_SIZE, offset + bytes - at);
+	return 0;
 }
 
 int sim_mem_move(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes, int node)

@@ -188,6 +188,7 @@ static const struct host_ops sim_ops = {
 	.mem_map = sim_mem_map,
 	.mem_unmap = sim_mem_unmap,
 	.mem_prefault = sim_mem_prefault,
+	.mem_where = sim_mem_where,
 	.mem_move = sim_mem_move,
 	.alloc = sim_alloc,
 	.free = sim_free,

@@ -202,6 +202,19 @@ check "killed, it is unknown" says 2 'lone runs$' stop other
 check "its name is free" begin other --kernel idle
 check "and answers" says 0 '' pause other
 
+completes() # WORDS... WANT: the last word is completed to
+{
+	local want=${*: -1}
+	COMP_WORDS=("${@:1:$#-1}") COMP_CWORD=$(($# - 2))
+	_alcazar
+	[ "${COMPREPLY[*]}" = "$want" ]
+}
+. "$OLDPWD/tools/completion/alcazar"
+check "names complete" completes "$alcazar" move l lone
+check "all of them" completes "$alcazar" pause "" "lone other"
+check "commands complete" completes "$alcazar" reb rebalance
+check "options complete" completes "$alcazar" move lone --m "--memory"
+
 # A machine whose process stands does not hold up who asks.
 kill -STOP "$(pid_of lone)"
 hangs_not()

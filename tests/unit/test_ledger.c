@@ -863,7 +863,7 @@ static void touched_memory_counts_once(void **state)
 	assert_int_equal(host_linux_create(&h), 0);
 	ledger_untouched(&c, left);
 	assert_int_equal(left[0], MIB(8));
-	assert_int_equal(h.ops->mem_map(h.ctx, MIB(8), 0, &mem), 0);
+	assert_int_equal(h.ops->mem_map(h.ctx, HOST_RAM(MIB(8), 0), &mem), 0);
 	ledger_untouched(&c, left);
 	assert_int_equal(left[0], MIB(8));
 	assert_int_equal(h.ops->mem_prefault(h.ctx, &mem, 0, MIB(2)), 0);
@@ -881,6 +881,28 @@ static void touched_memory_counts_once(void **state)
 	c.pid = INT32_MAX; /* nobody */
 	ledger_untouched(&c, left);
 	assert_int_equal(left[0], MIB(8));
+}
+
+/* Without a file to look at the whole process is: a little too much at the most. */
+static void touched_anonymous_memory_counts(void **state)
+{
+	struct host_mem_attr attr = { .bytes = MIB(256), .page_bytes = MEM_PAGES_THP };
+	struct ledger_claim c = small_claim("web");
+	uint64_t left[PLAN_NODES_MAX];
+	struct host_mem mem;
+	struct host h;
+
+	c.nr_memory = 1;
+	c.memory[0] = (struct ledger_memory){ .bytes = MIB(256) };
+	assert_int_equal(host_linux_create(&h), 0);
+	assert_int_equal(h.ops->mem_map(h.ctx, &attr, &mem), 0);
+	ledger_untouched(&c, left);
+	assert_in_range(left[0], MIB(128), MIB(256));
+	assert_int_equal(h.ops->mem_prefault(h.ctx, &mem, 0, MIB(128)), 0);
+	ledger_untouched(&c, left);
+	assert_in_range(left[0], 0, MIB(128));
+	h.ops->mem_unmap(h.ctx, &mem);
+	host_linux_destroy(&h);
 }
 
 #define in_its_dir(f) cmocka_unit_test_setup_teardown(f, make_dir, remove_dir)
@@ -907,6 +929,7 @@ int main(void)
 		in_its_dir(claims_for_the_planner),
 		in_its_dir(memory_is_promised),
 		cmocka_unit_test(touched_memory_counts_once),
+		cmocka_unit_test(touched_anonymous_memory_counts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -138,7 +138,7 @@ static void memory_moves_under_load(void **state)
 	if (!machine.nr_nodes)
 		skip();
 	memset(&load, 0, sizeof(load));
-	assert_int_equal(host.ops->mem_map(host.ctx, MEMORY, HOST_NODE_ANY, &load.m), 0);
+	assert_int_equal(host.ops->mem_map(host.ctx, HOST_RAM(MEMORY, HOST_NODE_ANY), &load.m), 0);
 	assert_int_equal(host.ops->mem_prefault(host.ctx, &load.m, 0, MEMORY), 0);
 	assert_int_equal(host.ops->thread_create(host.ctx, &a, &t), 0);
 	for (unsigned round = 0; round < 3; round++) {
@@ -172,7 +172,9 @@ static void the_binding_moves_too(void **state)
 
 		if (!may_use(n))
 			continue;
-		assert_int_equal(host.ops->mem_map(host.ctx, PAGE_SIZE * 64, HOST_NODE_ANY, &m), 0);
+		assert_int_equal(host.ops->mem_map(host.ctx,
+						   HOST_RAM(PAGE_SIZE * 64, HOST_NODE_ANY), &m),
+				 0);
 		assert_int_equal(host.ops->mem_prefault(host.ctx, &m, 0, PAGE_SIZE * 8), 0);
 		assert_int_equal(host.ops->mem_move(host.ctx, &m, 0, m.bytes, node), 0);
 		assert_int_equal(pages_on(&m, node), 8);
@@ -186,7 +188,8 @@ static void impossible_moves_are_refused(void **state)
 {
 	struct host_mem m;
 
-	assert_int_equal(host.ops->mem_map(host.ctx, PAGE_SIZE * 4, HOST_NODE_ANY, &m), 0);
+	assert_int_equal(host.ops->mem_map(host.ctx, HOST_RAM(PAGE_SIZE * 4, HOST_NODE_ANY), &m),
+			 0);
 	assert_int_equal(host.ops->mem_prefault(host.ctx, &m, 0, m.bytes), 0);
 	assert_int_equal(host.ops->mem_move(host.ctx, &m, 0, m.bytes, -1), -EINVAL);
 	assert_int_equal(host.ops->mem_move(host.ctx, &m, 0, m.bytes, PU_SET_MAX), -EINVAL);
@@ -208,8 +211,9 @@ static void impossible_moves_are_refused(void **state)
  * 1:	rdtsc; mov %eax, %ecx; sub %ebx, %ecx; mov %eax, %ebx
  *	cmp %ecx, GAP; jae 1b; mov %ecx, GAP; jmp 1b
  */
-#define GAP_GPA 0x180000
-static const uint8_t gap_image[64] = {
+#define GAP_GPA     0x180000
+#define IMAGE_BYTES 64
+static const uint8_t gap_image[IMAGE_BYTES] = {
 	0x02, 0xb0, 0xad, 0x1b, 0x00, 0x00, 0x01, 0x00, 0xfe, 0x4f, 0x51, 0xe4, 0x00, 0x00, 0x10,
 	0x00, 0x00, 0x00, 0x10, 0x00, 0x40, 0x00, 0x10, 0x00, 0x40, 0x00, 0x10, 0x00, 0x20, 0x00,
 	0x10, 0x00, 0x0f, 0x31, 0x89, 0xc3, 0x0f, 0x31, 0x89, 0xc1, 0x29, 0xd9, 0x89, 0xc3, 0x39,
@@ -226,25 +230,40 @@ static int by_value(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static struct vm *start_guest(struct plan *plan, unsigned pu)
+/* @vcpus of them, on @nr PUs in turn. */
+static struct vm *start_guest(struct plan *plan, const uint8_t *image, unsigned vcpus,
+			      const unsigned *pu, unsigned nr)
 {
 	struct vmm_config cfg = {
-		.name = "gap",
+		.name = "test",
 		.engine = &engine_soft,
 		.plan = plan,
-		.topo = { .vcpus = 1, .nodes = 1, .node_memory_bytes = { MIB(16) } },
-		.kernel = { gap_image, sizeof(gap_image), "gap" },
+		.topo = { .vcpus = vcpus, .nodes = 1, .node_memory_bytes = { MIB(16) } },
+		.kernel = { image, IMAGE_BYTES, "test" },
 		.cmdline = "",
+		.code_cache_bytes = VMM_CODE_CACHE_MIN,
 	};
 	char why[200];
 	struct vm *vm;
 
-	plan->nr_vcpus = plan->nr_memory = 1;
-	plan->vcpu[0] = (struct plan_vcpu){ .pu = pu, .host_node = -1 };
+	plan->nr_vcpus = vcpus;
+	plan->nr_memory = 1;
+	for (unsigned i = 0; i < vcpus; i++)
+		plan->vcpu[i] = (struct plan_vcpu){ .pu = pu[i % nr], .host_node = -1 };
 	plan->memory[0] = (struct plan_memory){ .host_node = -1, .bytes = MIB(16) };
 	if (vmm_create(&host, &cfg, &vm, why, sizeof(why)) || vmm_start(vm, why, sizeof(why)))
 		fail_msg("%s", why);
 	return vm;
+}
+
+static unsigned usable_pus(unsigned *pu, unsigned most)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < machine.nr_pus && nr < most; i++)
+		if (machine.pu[i].usable)
+			pu[nr++] = machine.pu[i].os_index;
+	return nr;
 }
 
 /* The guest's longest gap within some time in which its vCPU is bound to @pu. */
@@ -268,17 +287,14 @@ static void a_guest_hardly_notices_a_move(void **state)
 {
 	struct plan *plan = calloc(1, sizeof(*plan));
 	uint64_t moved[SAMPLES], still[SAMPLES];
-	unsigned pu[2], nr = 0;
+	unsigned pu[2];
 	struct vm *vm;
 
-	for (unsigned i = 0; i < machine.nr_pus && nr < 2; i++)
-		if (machine.pu[i].usable)
-			pu[nr++] = machine.pu[i].os_index;
-	if (nr < 2) {
+	if (usable_pus(pu, 2) < 2) {
 		free(plan);
 		skip();
 	}
-	vm = start_guest(plan, pu[0]);
+	vm = start_guest(plan, gap_image, 1, pu, 1);
 	sleep_us(100000);
 	for (unsigned i = 0; i < SAMPLES; i++) {
 		moved[i] = gap_ns(vm, pu[(i + 1) % 2], true);
@@ -295,6 +311,49 @@ static void a_guest_hardly_notices_a_move(void **state)
 	free(plan);
 }
 
+/* --- a big machine stops ------------------------------------------------------------ */
+
+/* cli; 1: hlt; jmp 1b: and the others wait to be started. */
+static const uint8_t idle_image[IMAGE_BYTES] = {
+	0x02, 0xb0, 0xad, 0x1b, 0x00, 0x00, 0x01, 0x00, 0xfe, 0x4f, 0x51, 0xe4,
+	0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x10, 0x00, 0x40, 0x00, 0x10, 0x00,
+	0x40, 0x00, 0x10, 0x00, 0x20, 0x00, 0x10, 0x00, 0xfa, 0xf4, 0xeb, 0xfd,
+};
+
+#define BIG          255
+#define PAUSES       21
+/* Sanitizers make everything slower. */
+#define SLOWED       (strcmp(ALCAZAR_MODE, "rel") ? 20 : 1)
+#define PAUSE_MAX_NS (5 * NSEC_PER_MSEC)
+
+/*
+ * Each thread has to run once to park, and here they share a few PUs with everybody
+ * else: the best of some pauses tells what the mechanism costs.
+ */
+static void a_big_machine_pauses_soon(void **state)
+{
+	struct plan *plan = calloc(1, sizeof(*plan));
+	uint64_t took[PAUSES];
+	unsigned pu[16];
+	struct vm *vm = start_guest(plan, idle_image, BIG, pu, usable_pus(pu, ARRAY_SIZE(pu)));
+
+	for (unsigned i = 0; i < PAUSES; i++) {
+		uint64_t before = host.ops->now_ns(host.ctx);
+
+		assert_int_equal(vmm_pause(vm), 0);
+		took[i] = host.ops->now_ns(host.ctx) - before;
+		vmm_resume(vm);
+		sleep_us(20000);
+	}
+	qsort(took, PAUSES, sizeof(*took), by_value);
+	print_message("# %u vCPUs parked: at best %llu us, median %llu us\n", BIG,
+		      (unsigned long long)took[0] / 1000,
+		      (unsigned long long)took[PAUSES / 2] / 1000);
+	assert_true(took[0] <= PAUSE_MAX_NS * SLOWED);
+	vmm_destroy(vm);
+	free(plan);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -303,6 +362,7 @@ int main(void)
 		cmocka_unit_test(the_binding_moves_too),
 		cmocka_unit_test(impossible_moves_are_refused),
 		cmocka_unit_test(a_guest_hardly_notices_a_move),
+		cmocka_unit_test(a_big_machine_pauses_soon),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

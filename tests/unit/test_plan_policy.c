@@ -182,7 +182,7 @@ static void claimed_pus_are_left_alone_while_others_suffice(void **state)
 static void claimed_memory_is_not_free(void **state)
 {
 	struct machine_model m = make(2, 1, 4, 1);
-	struct plan_claim_memory memory[] = { { 0, GIB(10) } };
+	struct plan_claim_memory memory[] = { { .bytes = GIB(10) } };
 	struct plan_claim claim = { .owner = "one", .memory = memory, .nr_memory = 1 };
 	struct plan_request r = {
 		.vcpus = 1, .nodes = 1, .memory_bytes = GIB(8), .claim = &claim, .nr_claims = 1
@@ -250,7 +250,10 @@ static void pins_hold(void **state)
 static void given_nodes_are_taken_as_given(void **state)
 {
 	struct machine_model m = make(3, 1, 4, 1);
-	struct plan_node_request node[] = { { 1, GIB(1), 2, 0 }, { 4, GIB(12), -1, 0 } };
+	struct plan_node_request node[] = {
+		{ .vcpus = 1, .memory_bytes = GIB(1), .host_node = 2 },
+		{ .vcpus = 4, .memory_bytes = GIB(12), .host_node = -1 },
+	};
 	struct plan_request r = { .vcpus = 5, .nodes = 2, .memory_bytes = GIB(13), .node = node };
 
 	assert_int_equal(plan(&m, &r), 0);

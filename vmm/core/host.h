@@ -13,6 +13,7 @@
 #ifndef VMM_CORE_HOST_H
 #define VMM_CORE_HOST_H
 
+#include "core/mem_policy.h"
 #include "core/pu_set.h"
 #include "core/util.h"
 
@@ -39,12 +40,35 @@ struct host_thread_attr {
 	_Atomic uint32_t *attention;
 };
 
-/* Guest RAM or VMM memory on one node. */
+/* Guest RAM as it is wanted. */
+struct host_mem_attr {
+	uint64_t bytes;
+	uint64_t page_bytes; /* or MEM_PAGES_* */
+	enum mem_policy policy;
+	int node;                      /* MEM_BIND, MEM_PREFERRED: OS index, or HOST_NODE_ANY */
+	const struct mem_share *share; /* MEM_INTERLEAVE, MEM_WEIGHTED */
+	unsigned nr_shares;
+};
+
+/* Any pages, strictly on one node. */
+#define HOST_RAM(bytes_, node_) (&(struct host_mem_attr){ .bytes = (bytes_), .node = (node_) })
+
+/* Guest RAM as it is. */
 struct host_mem {
 	void *base;
 	uint64_t bytes;
-	int node;   /* OS index of the node it is bound to, or HOST_NODE_ANY */
-	int handle; /* the host's own: a memfd under Linux */
+	int node;            /* OS index of the node it is bound to, or HOST_NODE_ANY */
+	int handle;          /* the host's own: a memfd under Linux */
+	uint64_t page_bytes; /* that it is made of; the host may join base pages to huge ones */
+};
+
+#define HOST_NODES_MAX 1024
+
+/* Where memory is. */
+struct host_where {
+	uint64_t bytes[HOST_NODES_MAX]; /* by OS index of the node */
+	uint64_t absent;                /* not populated, or swapped out */
+	uint64_t unknown;               /* the host would not say */
 };
 
 /* Code that is written through rw and executed through rx. */
@@ -129,11 +153,18 @@ struct host_ops {
 
 	/* --- memory ------------------------------------------------------- */
 
-	/* Fresh zeroed memory, shareable, page aligned, strictly bound to @node. */
-	int (*mem_map)(void *ctx, uint64_t bytes, int node, struct host_mem *out);
+	/*
+	 * Fresh zeroed memory, at least page aligned, for which no page has been taken
+	 * yet; @bytes is rounded up to whole pages. Where pages come from a pool it must be
+	 * prefaulted before it is used: a shortage is an error only then.
+	 */
+	int (*mem_map)(void *ctx, const struct host_mem_attr *attr, struct host_mem *out);
 	void (*mem_unmap)(void *ctx, struct host_mem *m);
-	/* Populate now. Called by a thread bound to the owning node. */
-	int (*mem_prefault)(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes);
+	/* Populate now. Called by threads near the owning node, several at once. */
+	int (*mem_prefault)(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes);
+	/* Adds to @out where [@offset, @offset + @bytes) is now. -ENOSYS: nobody knows. */
+	int (*mem_where)(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes,
+			 struct host_where *out);
 	/*
 	 * Bind a stretch to @node, and move there what of it is populated, while others read
 	 * and write: no store is lost. Whole pages. -EINVAL: no such node, or not allowed;

@@ -60,12 +60,15 @@ int vmm_move_memory(struct vm *vm, unsigned node, uint64_t offset, uint64_t byte
 	if (node >= vm->nr_regions)
 		return -EINVAL;
 	m = &vm->region[node];
+	if (!m->base)
+		return -EINVAL; /* it has no memory */
 	err = h->ops->mem_move(h->ctx, m, offset, bytes, to);
 	if (err || offset + bytes < m->bytes)
 		return err;
 	lock_take(h, &vm->lock);
 	m->node = to;
 	vm->plan.memory[node].host_node = to;
+	vm->plan.memory[node].nr_shares = 0; /* all of it is there now */
 	lock_release(h, &vm->lock);
 	return 0;
 }

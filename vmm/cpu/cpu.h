@@ -194,10 +194,10 @@ struct cpu {
 		uint64_t page[XPAGES], addend[XPAGES];
 		uint64_t page_asid; /* whose they are */
 		uint64_t slot[8];   /* what a block adds to addresses; see xlat_decode.c */
-		uint64_t host_rsp; /* while translated code runs */
-		uint64_t code;     /* where to enter it */
-		uint64_t jump_key; /* added to a RIP makes a jump-cache tag; follows asid */
-		uint64_t vec_gate; /* called before vector instructions: loads them, or returns */
+		uint64_t host_rsp;  /* while translated code runs */
+		uint64_t code;      /* where to enter it */
+		uint64_t jump_key;  /* added to a RIP makes a jump-cache tag; follows asid */
+		uint64_t vec_gate;  /* called before vector instructions: loads them, or returns */
 		_Atomic uint32_t *attention;
 		uint32_t why;      /* enum xlat_exit */
 		uint32_t what;     /* which edge, or which offset in the page */

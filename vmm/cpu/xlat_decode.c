@@ -455,7 +455,11 @@ struct groups {
  * with the page that the last one by the same register found, or, for operands of
  * other forms, the last one at the same place of the code. Loads and stores keep apart.
  */
-enum { PAGES_BY_REG = 0, PAGES_BY_PLACE = 2 * GPR_COUNT, NR_PLACES = (XPAGES - PAGES_BY_PLACE) / 2 };
+enum {
+	PAGES_BY_REG = 0,
+	PAGES_BY_PLACE = 2 * GPR_COUNT,
+	NR_PLACES = (XPAGES - PAGES_BY_PLACE) / 2
+};
 
 static int8_t page_of_reg(unsigned gpr, bool write)
 {
@@ -499,7 +503,8 @@ static void note_access(struct groups *s, struct access *a, unsigned bytes, bool
 	int32_t lo = s->delta[a->base] + a->disp, hi = lo + (int32_t)bytes;
 
 	a->simple = true;
-	if (!p->leader || (write && !p->leader->write && s->g->c->vm->cfg.exact_flags) || MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX ||
+	if (!p->leader || (write && !p->leader->write && s->g->c->vm->cfg.exact_flags) ||
+	    MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX ||
 	    (!p->leader->leads && s->nr_slots == XSLOTS)) {
 		group_end(s, a->base);
 		group_begin(s, a, lo, bytes, write);
@@ -594,8 +599,7 @@ static bool sets_steadily(const struct insn *n)
 	case ZYDIS_MNEMONIC_LEAVE:
 		return true;
 	case ZYDIS_MNEMONIC_XOR:
-		return p[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		       p[0].reg.value == p[1].reg.value;
+		return p[1].type == ZYDIS_OPERAND_TYPE_REGISTER && p[0].reg.value == p[1].reg.value;
 	case ZYDIS_MNEMONIC_LEA:
 		return p[1].mem.index == ZYDIS_REGISTER_NONE;
 	case ZYDIS_MNEMONIC_MOV:
@@ -626,8 +630,7 @@ static void find_roaming(struct groups *s)
 
 			if (p->type == ZYDIS_OPERAND_TYPE_REGISTER &&
 			    (p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
-			    xlat_gpr(p->reg.value) != OP_NO_REG &&
-			    xlat_gpr(p->reg.value) != RSP)
+			    xlat_gpr(p->reg.value) != OP_NO_REG && xlat_gpr(p->reg.value) != RSP)
 				s->roaming |= (uint16_t)BIT(xlat_gpr(p->reg.value));
 		}
 	}

@@ -7,6 +7,7 @@
  *   plan_cut.c     candidates: which host nodes, and how the guest is cut along them
  *   plan_solve.c   homes for given guest nodes, and the exact spread of vCPUs for given homes
  *   plan_deal.c    which PUs of one place, in which order
+ *   plan_memory.c  what each host node carries of a guest node's memory
  *   plan_cost.c    the cost model
  *   plan_io.c      where I/O threads run
  *   plan_shape.c   what the guest sees of it
@@ -100,6 +101,8 @@ struct planner {
 	int64_t *distance;   /* [place][node], COST_UNIT to a SLIT unit, 10 of these local */
 	int64_t sibling_cost;
 	uint64_t *room[PAGE_KINDS]; /* [kind][node] bytes to be had */
+	uint64_t *have[PAGE_KINDS]; /* the same, where room was widened, for homes need not hold */
+	bool roomy;                 /* widen it: memory may lie elsewhere than at home */
 	uint64_t page_bytes[PAGE_KINDS];
 	unsigned free_pus, level; /* PUs without load; the load that all PUs may reach */
 
@@ -151,6 +154,9 @@ int plan_cut_by_memory(struct planner *p, struct plan_candidate *c);
 int plan_solve(struct planner *p, struct plan_candidate *c, struct plan_score *score);
 int64_t plan_flow(struct planner *p, const struct plan_candidate *c);
 bool plan_homes_fit(const struct planner *p, const struct plan_candidate *c);
+
+/* plan_memory.c: fills out->share[]; -ENOSPC: there is no such candidate */
+int plan_share_memory(struct planner *p, const struct plan_candidate *c, struct plan *out);
 
 /* plan_cost.c */
 double plan_minor(const struct planner *p, const struct plan_candidate *c);

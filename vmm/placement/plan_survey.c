@@ -257,7 +257,9 @@ static void find_page_kinds(struct planner *p)
 
 unsigned plan_page_kind(const struct planner *p, uint64_t page_bytes)
 {
-	for (unsigned k = 0; k < PAGE_KINDS; k++)
+	if (!mem_pages_reserved(page_bytes))
+		return 0;
+	for (unsigned k = 1; k < PAGE_KINDS; k++)
 		if (p->page_bytes[k] == page_bytes)
 			return k;
 	return PAGE_KINDS;
@@ -280,6 +282,12 @@ static void survey_memory(struct planner *p)
 					room_left(p, node->os_index, bytes,
 						  bytes * node->huge[i].free);
 		}
+	}
+	for (unsigned k = 0; k < PAGE_KINDS; k++) {
+		memcpy(p->have[k], p->room[k], p->m->nr_nodes * sizeof(*p->have[k]));
+		for (unsigned n = 0; n < p->m->nr_nodes; n++)
+			if (p->roomy && p->m->node[n].usable)
+				p->room[k][n] = MAX(p->room[k][n], p->r->memory_bytes);
 	}
 }
 
@@ -332,7 +340,8 @@ static int allocate(struct planner *p)
 	     p->deal_load && p->deal_core;
 	for (unsigned k = 0; k < PAGE_KINDS; k++) {
 		p->room[k] = calloc(nodes + 1, sizeof(*p->room[k]));
-		ok = ok && p->room[k];
+		p->have[k] = calloc(nodes + 1, sizeof(*p->have[k]));
+		ok = ok && p->room[k] && p->have[k];
 	}
 	return ok ? 0 : -ENOMEM;
 }
@@ -353,8 +362,10 @@ void plan_survey_free(struct planner *p)
 	free(p->from_guest);
 	free(p->deal_load);
 	free(p->deal_core);
-	for (unsigned k = 0; k < PAGE_KINDS; k++)
+	for (unsigned k = 0; k < PAGE_KINDS; k++) {
 		free(p->room[k]);
+		free(p->have[k]);
+	}
 }
 
 static int check_room_for_vcpus(struct planner *p)

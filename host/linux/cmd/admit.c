@@ -41,7 +41,27 @@ static int plan_failed(const struct admission *a, const struct machine_model *m,
 	return user_error("%s", why);
 }
 
-static int plan(const struct admission *a, const struct machine_model *m,
+/*
+ * Is the memory of a plan to be had? Without a plan: is it memory that is short? Otherwise
+ * @why stays as the planner left it.
+ */
+static int check_memory(const struct host *host, const struct machine_model *m,
+			const struct plan_request *request, const struct plan *made, int err,
+			char why[LEDGER_WHY_BYTES])
+{
+	char better[LEDGER_WHY_BYTES];
+	struct mem_facts facts;
+
+	host_linux_mem_facts(host, m, &facts);
+	if (!err)
+		return mem_preflight(&facts, made, why, LEDGER_WHY_BYTES);
+	if (mem_preflight_request(&facts, request, better, sizeof(better)))
+		snprintf(why, LEDGER_WHY_BYTES, "%s", better);
+	return err;
+}
+
+/* @host: where it will run; NULL: nowhere, @m is another machine. */
+static int plan(const struct admission *a, const struct host *host, const struct machine_model *m,
 		struct plan_request *request, struct plan *out)
 {
 	char why[LEDGER_WHY_BYTES] = "";
@@ -50,6 +70,8 @@ static int plan(const struct admission *a, const struct machine_model *m,
 	request->claim = a->claims.claim;
 	request->nr_claims = a->claims.nr;
 	err = plan_make(m, request, out, why, sizeof(why));
+	if (host && (!err || err == -ENOSPC))
+		err = check_memory(host, m, request, out, err, why);
 	return err ? plan_failed(a, m, err, why) : 0;
 }
 
@@ -156,7 +178,7 @@ static int plan_and_claim(struct admission *a, const struct run_options *o, cons
 	if (!status)
 		status = pick_name(a, o);
 	if (!status)
-		status = plan(a, m, request, out);
+		status = plan(a, host, m, request, out);
 	if (!status && !o->dry_run)
 		status = claim(a, o, out);
 	return status;
@@ -188,7 +210,7 @@ int admit(struct admission *a, const struct run_options *o, const struct host *h
 	if (!o->topology)
 		return admit_here(a, o, host, m, request, out);
 	snprintf(a->name, sizeof(a->name), "%s", o->name ? o->name : "guest");
-	return plan(a, m, request, out);
+	return plan(a, NULL, m, request, out);
 }
 
 /* --- afterwards ------------------------------------------------------------------------------ */

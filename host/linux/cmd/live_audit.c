@@ -175,9 +175,19 @@ static json_t *where_json(const struct live_where *w)
 	return list;
 }
 
-static uint64_t local_bytes(const struct live_where *w, int home)
+/* On the nodes that were asked for. */
+static uint64_t local_bytes(const struct live *l, unsigned node, const struct live_where *w)
 {
-	return home < 0 ? w->resident : w->on[home];
+	const struct plan_memory *m = &l->plan.memory[node];
+	uint64_t bytes = 0;
+
+	if (m->host_node < 0)
+		return w->resident;
+	if (m->nr_shares < 2)
+		return w->on[m->host_node];
+	for (unsigned i = 0; i < m->nr_shares; i++)
+		bytes += w->on[l->plan.share[m->first_share + i].node];
+	return bytes;
 }
 
 static double percent(uint64_t part, uint64_t all)
@@ -196,16 +206,17 @@ static int memory_json(struct live *l, json_t *list, uint64_t *local, uint64_t *
 		err = live_where(l, i, w);
 		if (err)
 			break;
-		*local += local_bytes(w, m->host_node);
+		*local += local_bytes(l, i, w);
 		*all += w->resident;
 		json_array_append_new(
 			list,
 			json_pack("{s:i s:i s:I s:I s:I s:o s:f s:b}", "guest_node", i, "host_node",
 				  m->host_node, "bytes", (json_int_t)m->bytes, "page_bytes",
-				  (json_int_t)m->page_bytes, "resident_bytes",
-				  (json_int_t)w->resident, "on", where_json(w), "local_percent",
-				  percent(local_bytes(w, m->host_node), w->resident), "ok",
-				  local_bytes(w, m->host_node) == w->resident));
+				  (json_int_t)(mem_pages_reserved(m->page_bytes) ? m->page_bytes
+										 : 0),
+				  "resident_bytes", (json_int_t)w->resident, "on", where_json(w),
+				  "local_percent", percent(local_bytes(l, i, w), w->resident), "ok",
+				  local_bytes(l, i, w) == w->resident));
 	}
 	free(w);
 	return err;

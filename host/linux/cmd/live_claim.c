@@ -77,10 +77,16 @@ static void claim_vcpus(const struct live *l, const struct machine_model *m, con
 
 static void claim_memory(const struct live *l, const struct plan *p, struct ledger_claim *c)
 {
-	for (unsigned i = 0; i < c->nr_memory; i++)
-		c->memory[i].host_node = p->memory[i].host_node;
-	for (unsigned i = 0; l->moving.on && i < l->moving.nr; i++)
-		c->memory[l->moving.part[i].node].host_node = l->moving.part[i].to;
+	for (unsigned i = 0; i < c->nr_memory; i++) {
+		struct ledger_memory *m = &c->memory[i];
+		const struct plan_memory *planned = &p->memory[m->guest_node];
+
+		if (planned->nr_shares < 2) /* else each share has its line, and stays there */
+			m->host_node = planned->host_node;
+		for (unsigned k = 0; l->moving.on && k < l->moving.nr; k++)
+			if (l->moving.part[k].node == m->guest_node)
+				m->host_node = l->moving.part[k].to;
+	}
 	c->nr_io = p->nr_io;
 	for (unsigned i = 0; i < p->nr_io; i++)
 		c->io[i] = (struct ledger_io){ .node = p->io[i].host_node, .pu = p->io[i].pu };

@@ -43,6 +43,18 @@ static void give_back(struct live *l, struct machine_model *m, unsigned node)
 	free(w);
 }
 
+static struct pu_set nodes_of_memory(const struct plan *p, unsigned g)
+{
+	const struct plan_memory *m = &p->memory[g];
+	struct pu_set set = { 0 };
+
+	for (unsigned i = 0; i < m->nr_shares; i++)
+		pu_set_add(&set, (unsigned)p->share[m->first_share + i].node);
+	if (!m->nr_shares && m->host_node >= 0)
+		pu_set_add(&set, (unsigned)m->host_node);
+	return set;
+}
+
 /* The machine's own request, for the shape it has. */
 static void keep_shape(const struct live *l, struct rebalance *b)
 {
@@ -63,6 +75,8 @@ static void keep_shape(const struct live *l, struct rebalance *b)
 			.host_node =
 				asked->node && g < asked->nodes ? asked->node[g].host_node : -1,
 		};
+		if (mem_policy_spreads(asked->memory_policy))
+			b->node[g].over = nodes_of_memory(p, g);
 		b->request.memory_bytes += p->memory[g].bytes;
 	}
 	for (unsigned v = 0; v < p->nr_vcpus; v++)
@@ -139,12 +153,19 @@ static json_t *vcpu_moves(const struct plan *from, const struct plan *to)
 	return list;
 }
 
+/* What is spread over several nodes is where it should be, wherever its vCPUs go. */
+static bool memory_moves_house(const struct plan *from, const struct plan *to, unsigned g)
+{
+	return from->memory[g].bytes && from->memory[g].nr_shares < 2 &&
+	       from->memory[g].host_node != to->memory[g].host_node;
+}
+
 static json_t *memory_moves(const struct plan *from, const struct plan *to)
 {
 	json_t *list = json_array();
 
 	for (unsigned g = 0; g < from->nr_memory; g++)
-		if (from->memory[g].host_node != to->memory[g].host_node)
+		if (memory_moves_house(from, to, g))
 			json_array_append_new(list,
 					      json_pack("{s:i s:i s:i s:I}", "guest_node", g,
 							"from", from->memory[g].host_node, "to",
@@ -188,7 +209,7 @@ static void plan_memory_moves(struct live *l, const struct rebalance *b)
 	for (unsigned g = 0; g < l->plan.nr_memory; g++) {
 		int from = l->plan.memory[g].host_node, to = b->after.memory[g].host_node;
 
-		if (from != to)
+		if (memory_moves_house(&l->plan, &b->after, g))
 			l->moving.part[l->moving.nr++] = (struct live_part){ g, from, to };
 	}
 }

@@ -5,6 +5,7 @@
 
 #include "vmm.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 
 static const struct subcommand {
@@ -35,10 +36,22 @@ static void print_help(void)
 	       "version.\n");
 }
 
+/*
+ * Where the caller closed a standard stream, the next file we open would become it, and
+ * be written to. What takes its place can be neither read nor written, as if closed.
+ */
+static void keep_standard_streams_apart(void)
+{
+	for (int fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			open("/", O_PATH | O_CLOEXEC);
+}
+
 int main(int argc, char **argv)
 {
 	const char *word = argc > 1 ? argv[1] : NULL;
 
+	keep_standard_streams_apart();
 	if (!word)
 		return user_error("no command given: say `alcazar run`, or see `alcazar --help`");
 	if (!strcmp(word, "--version") || !strcmp(word, "-V")) {

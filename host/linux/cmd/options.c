@@ -20,13 +20,15 @@ int options_add(struct option_set *s, unsigned index, const char *label, const c
 		bool is_flag)
 {
 	struct option_text *t = &s->given[index];
-	bool append = t->text && s->table[index].kind == OPT_LIST && t->is_flag == is_flag;
+	bool record = s->table[index].kind == OPT_RECORD;
+	bool append =
+		t->text && (record || s->table[index].kind == OPT_LIST) && t->is_flag == is_flag;
 	char *joined = NULL, *new_label;
 
 	if (t->text && t->is_flag && !is_flag)
 		return 0; /* the flag has the last word */
 	if (append) {
-		if (asprintf(&joined, "%s,%s", t->text, text) < 0)
+		if (asprintf(&joined, "%s%c%s", t->text, record ? ';' : ',', text) < 0)
 			joined = NULL;
 	} else {
 		joined = strdup(text);
@@ -231,6 +233,7 @@ int options_apply(struct option_set *s, void *out)
 			break;
 		case OPT_TEXT:
 		case OPT_LIST:
+		case OPT_RECORD:
 			*(const char **)value = t->text;
 			break;
 		case OPT_NUMBER:

@@ -15,6 +15,7 @@
 #include "host/linux/kvm/engine_kvm.h"
 #include "image.h"
 #include "placement.h"
+#include "progress.h"
 #include "report.h"
 #include "run_live.h"
 #include "vmm.h"
@@ -32,6 +33,8 @@
 #define LABEL_BYTES    512
 #define EXIT_PORT_MASK 0x7f /* an exit status has eight bits, the lowest is one */
 
+static const int ending_signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
+
 struct run {
 	struct option_set set;
 	struct run_options o;
@@ -46,6 +49,7 @@ struct run {
 	char why_not_kvm[WHY_BYTES];
 	bool trace_exits, trace_insns;
 	FILE *trace;
+	struct progress progress;
 	struct console *console;
 	struct gdbserver *gdb;
 	const struct engine_ops *engine;
@@ -207,16 +211,35 @@ static void on_trace(void *arg, const char *line)
 	fprintf(r->trace, "%s\n", line);
 }
 
-/* Planned, but the host layer maps base pages only. */
-static int check_pages(const struct run *r)
+/* Signals are blocked by now; one that waits ends what may take long. */
+static bool on_progress(void *arg, uint64_t done_bytes, uint64_t all_bytes)
 {
-	for (unsigned i = 0; i < r->plan.nr_memory; i++)
-		if (r->plan.memory[i].page_bytes > PAGE_SIZE)
-			return user_error(
-				"guest node %u: huge pages can be planned (--dry-run) but "
-				"not mapped yet: leave pages out",
-				i);
-	return 0;
+	struct run *r = arg;
+	sigset_t pending;
+
+	progress_draw(&r->progress, done_bytes, all_bytes);
+	sigpending(&pending);
+	for (size_t i = 0; i < ARRAY_SIZE(ending_signals); i++)
+		if (sigismember(&pending, ending_signals[i]))
+			return false;
+	return true;
+}
+
+static void report_populated(const struct run *r)
+{
+	const struct mem_report *m = vmm_populated(r->vm);
+	char bytes[SIZE_TEXT], placed[64] = "";
+
+	if (!m->bytes)
+		return;
+	if (m->looked)
+		snprintf(placed, sizeof(placed), ", %.2f %% on the nodes asked for",
+			 100.0 * (double)m->placed / (double)m->looked);
+	host_log(&r->host, LOG_INFO,
+		 "%s of memory populated by %u thread%s in %.3f s: %.1f GiB/s%s",
+		 size_text(m->bytes, bytes), m->threads, m->threads == 1 ? "" : "s",
+		 (double)m->ns / 1e9,
+		 (double)m->bytes / (double)GIB(1) * 1e9 / (double)MAX(m->ns, 1), placed);
 }
 
 static int create_machine(struct run *r)
@@ -235,6 +258,7 @@ static int create_machine(struct run *r)
 		.cmdline = r->o.append,
 		.console = on_console,
 		.console_ready = on_console_ready,
+		.progress = on_progress,
 		.debug_stop = r->gdb ? on_debug_stop : NULL,
 		.trace = r->trace ? on_trace : NULL,
 		.trace_exits = r->trace_exits,
@@ -242,14 +266,17 @@ static int create_machine(struct run *r)
 		.arg = r,
 	};
 	char why[WHY_BYTES] = "";
-	int status = check_pages(r);
+	int status = placement_topology(&r->placement, &r->machine, &r->plan, &cfg.topo), err;
 
-	if (!status)
-		status = placement_topology(&r->placement, &r->machine, &r->plan, &cfg.topo);
 	if (status)
 		return status;
 	memcpy(cfg.cpu_overrides, r->overrides, sizeof(r->overrides));
-	if (vmm_create(&r->host, &cfg, &r->vm, why, sizeof(why)))
+	r->progress = progress_begin("populating memory", !r->o.quiet);
+	err = vmm_create(&r->host, &cfg, &r->vm, why, sizeof(why));
+	progress_end(&r->progress);
+	if (err == -ECANCELED)
+		return STATUS_SIGNAL;
+	if (err)
 		return user_error("%s", why);
 	if (*r->why_not_kvm)
 		host_log(&r->host, LOG_INFO, "taking the software engine: %s", r->why_not_kvm);
@@ -294,11 +321,9 @@ static void end_gently(void *arg)
 
 static void block_signals(struct run *r, sigset_t *ours)
 {
-	static const int ending[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
-
 	sigemptyset(ours);
-	for (size_t i = 0; i < ARRAY_SIZE(ending); i++)
-		sigaddset(ours, ending[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(ending_signals); i++)
+		sigaddset(ours, ending_signals[i]);
 	pthread_sigmask(SIG_BLOCK, ours, &r->old_mask);
 	signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of write() */
 }
@@ -433,6 +458,8 @@ static int report(struct run *r, const struct vmm_result *result, uint64_t ran_n
 			"resets", result->resets, "seconds", (double)ran_ns / 1e9,
 			"startup_seconds", (double)vmm_startup_ns(r->vm) / 1e9, "placement",
 			report_plan_json(&r->machine, &r->plan));
+	if (doc && vmm_populated(r->vm)->bytes)
+		json_object_set_new(doc, "populated", report_populated_json(r->vm));
 	if (r->o.stats && doc)
 		json_object_set_new(doc, "vcpus", report_stats_json(r->vm));
 	return report_json(doc, JSON_COMPACT, status);
@@ -541,6 +568,8 @@ static int run(struct run *r)
 		status = watch_signals(r, &ours);
 	if (!status)
 		status = show_plan(r);
+	if (!status)
+		report_populated(r);
 	return status ? status : run_machine(r);
 }
 

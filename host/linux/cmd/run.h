@@ -11,7 +11,8 @@ struct run_options {
 	const char *kernel, *initrd, *append, *console, *trace, *config, *cpu;
 	const char *topology, *pin, *node, *guest_topology; /* see placement.h */
 	unsigned policy;                                    /* enum plan_policy */
-	uint64_t pages;
+	unsigned memory_policy;                             /* enum mem_policy */
+	const char *pages;
 	bool exclusive, foreign, explain;
 	unsigned cpus, nodes, timeout_s, gdb_port;
 	unsigned engine; /* enum run_engine */

@@ -12,7 +12,11 @@
 #define TIMEOUT_MAX (366u * 24 * 3600)
 
 static const char *const engine_names[] = { "auto", "kvm", "soft", "interp", NULL };
+static const char *const node_words[] = { "cpus", "memory", "host-node", "pages", NULL };
 static const char *const policy_names[] = { "balanced", "compact", "spread", "isolate", NULL };
+/* In the order of enum mem_policy. */
+static const char *const memory_policy_names[] = { "bind", "preferred", "interleave", "weighted",
+						   NULL };
 static const char *const clock_names[] = { "host", "icount", NULL };
 
 /* clang-format off */
@@ -29,14 +33,18 @@ static const struct option table[] = {
 	  .help = "guest memory: 512M, 4G (1G)" },
 	{ "nodes", "N", OPT_NUMBER, OFFSET(nodes), .min = 1, .max = PLAN_NODES_MAX,
 	  .help = "NUMA nodes of the guest (cut where the host has borders)" },
-	{ "node", "cpus=..,memory=..", OPT_LIST, OFFSET(node),
+	{ "node", "cpus=..,memory=..", OPT_RECORD, OFFSET(node), .choices = node_words,
+	  .plural = "nodes",
 	  .help = "one guest node, repeated: cpus=0-3,memory=2G,host-node=1,pages=2M" },
 	{ "policy", "POLICY", OPT_CHOICE, OFFSET(policy), .choices = policy_names,
 	  .help = "balanced, compact, spread or isolate (balanced)" },
 	{ "pin", "VCPUS:WHERE", OPT_LIST, OFFSET(pin),
 	  .help = "0-7:node0, 8:core3, 9:4-7, 10:0xf0; repeated or joined by commas" },
-	{ "pages", "SIZE", OPT_SIZE, OFFSET(pages), .min = KIB(4), .max = GIB(1),
-	  .help = "size of the host pages behind guest memory (the host's base pages)" },
+	{ "pages", "4K|thp|2M|1G", OPT_TEXT, OFFSET(pages),
+	  .help = "host pages behind guest memory (thp where the host makes them, else 4K)" },
+	{ "memory-policy", "POLICY", OPT_CHOICE, OFFSET(memory_policy),
+	  .choices = memory_policy_names,
+	  .help = "bind, preferred, interleave or weighted (bind)" },
 	{ "exclusive", NULL, OPT_SWITCH, OFFSET(exclusive),
 	  .help = "refuse rather than share a PU, and let no later machine share these" },
 	{ "foreign", NULL, OPT_SWITCH, OFFSET(foreign),
