@@ -115,7 +115,7 @@ int ledger_get(struct ledger *l, struct ledger_claim *out);
 /*
  * Puts @c in its place, at once: readers see the old claim or the new one, and after an
  * error the old one stands. Its name stays. Under an exclusive lock if it takes PUs or
- * memory that it did not have.
+ * memory that it did not have. Between ledger_get() and this no other thread updates it.
  */
 int ledger_update(struct ledger *l, const struct ledger_claim *c, char *why, size_t why_bytes);
 /* Needs no lock. */
