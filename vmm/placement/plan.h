@@ -92,6 +92,7 @@ struct plan_io {
 	int host_node; /* whose, or -1: the host has no nodes */
 	unsigned pu;   /* OS index */
 	bool shared;   /* with a vCPU, of this plan or of a claim */
+	double cost;   /* 1: an idle core at home; docs/placement.md has the rest */
 };
 
 /*
