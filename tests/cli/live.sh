@@ -168,6 +168,9 @@ if [ -x "$patterns" ]; then
 	check "audit as JSON" says 0 '"local_percent": 100' audit web --json
 	cp out audit.json
 	check "of each vCPU" bash -c '[ "$1" = 2 ]' x "$(field audit.json 'len(d["vcpus"])')"
+	check "the I/O thread, too" bash -c '[ "$1" = True ]' x "$(field audit.json 'd["io"][0]["ok"]')"
+	check "and who does the work keeps to its PU" bash -c '[ "$1" = "$2" ]' x \
+		"$(allowed web control)" "$(field audit.json 'd["io"][0]["pu"]')"
 	check "all local" bash -c '[ "$1" = 100.0 ]' x "$(field audit.json 'd["local_percent"]')"
 	drifts()
 	{
