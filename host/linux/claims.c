@@ -217,32 +217,59 @@ static void common(const struct pu_set *a, const struct pu_set *b, struct pu_set
 		out->word[i] = a->word[i] & b->word[i];
 }
 
+/* Another item of a list, or, where there is no room, that there are more. */
+static bool add_item(char *buf, size_t bytes, const char *item)
+{
+	static const char more[] = ", and others";
+	size_t at = strlen(buf);
+
+	if (at + strlen(item) + 2 + sizeof(more) > bytes) {
+		snprintf(buf + at, bytes - at, "%s", at ? more : "others");
+		return false;
+	}
+	snprintf(buf + at, bytes - at, "%s%s", at ? ", " : "", item);
+	return true;
+}
+
 const char *claims_sharers(const struct claims *c, const struct pu_set *pus, const char *word,
 			   char *buf, size_t bytes)
 {
-	static const char more[] = ", and others";
-	size_t at = 0;
+	bool room = true;
 
 	*buf = '\0';
-	for (unsigned i = 0; i < c->nr_owners; i++) {
+	for (unsigned i = 0; i < c->nr_owners && room; i++) {
 		const struct claim_owner *o = &c->owner[i];
-		char list[64], text[CLAIMS_OWNER_BYTES + sizeof(list) + 16];
+		char list[64], item[CLAIMS_OWNER_BYTES + sizeof(list) + 16];
 		struct pu_set both = { 0 };
-		int n;
 
 		if (o->nr)
 			common(&c->claim[o->first].pus, pus, &both);
 		if (!pu_set_count(&both))
 			continue;
-		n = snprintf(text, sizeof(text), "%s%s %s %s %s", at ? ", " : "",
-			     pu_set_count(&both) > 1 ? "PUs" : "PU",
-			     pu_list_text(&both, list, sizeof(list)), word, o->label);
-		if (at + (size_t)n + sizeof(more) > bytes) {
-			snprintf(buf + at, bytes - at, "%s", at ? more : "others");
-			break;
+		snprintf(item, sizeof(item), "%s %s %s %s", pu_set_count(&both) > 1 ? "PUs" : "PU",
+			 pu_list_text(&both, list, sizeof(list)), word, o->label);
+		room = add_item(buf, bytes, item);
+	}
+	return buf;
+}
+
+const char *claims_promises(const struct claims *c, char *buf, size_t bytes)
+{
+	bool room = true;
+
+	*buf = '\0';
+	for (unsigned i = 0; i < c->nr; i++) {
+		for (unsigned k = 0; k < c->claim[i].nr_memory && room; k++) {
+			const struct plan_claim_memory *m = &c->claim[i].memory[k];
+			char item[CLAIMS_OWNER_BYTES + 48];
+
+			if (m->bytes < MIB(1))
+				continue;
+			snprintf(item, sizeof(item), "%llu MiB on node %u to %s",
+				 (unsigned long long)(m->bytes / MIB(1)), m->host_node,
+				 c->claim[i].owner);
+			room = add_item(buf, bytes, item);
 		}
-		memcpy(buf + at, text, (size_t)n + 1);
-		at += (size_t)n;
 	}
 	return buf;
 }

@@ -47,5 +47,7 @@ void claims_free(struct claims *c); /* zeroed again */
  */
 const char *claims_sharers(const struct claims *c, const struct pu_set *pus, const char *word,
 			   char *buf, size_t bytes);
+/* "2048 MiB on node 0 to web (process 4711), ...": who has not touched all it may. */
+const char *claims_promises(const struct claims *c, char *buf, size_t bytes);
 
 #endif

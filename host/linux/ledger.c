@@ -15,6 +15,7 @@
 #include "ledger.h"
 
 #include "ledger_file.h"
+#include "ofd_lock.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -149,126 +150,6 @@ const char *ledger_path(const struct ledger *l)
 
 /* --- locks ------------------------------------------------------------------------------ */
 
-static int try_lock(int fd, short type)
-{
-	struct flock f = { .l_type = type, .l_whence = SEEK_SET };
-
-	return fcntl(fd, F_OFD_SETLK, &f) ? -errno : 0;
-}
-
-/* Somebody holds a write lock on @fd. */
-static bool is_locked(int fd)
-{
-	struct flock f = { .l_type = F_RDLCK, .l_whence = SEEK_SET };
-
-	return fcntl(fd, F_OFD_GETLK, &f) || f.l_type != F_UNLCK; /* in doubt it lives */
-}
-
-static uint64_t clock_ns(clockid_t clock)
-{
-	struct timespec t;
-
-	clock_gettime(clock, &t);
-	return (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
-}
-
-/*
- * Waiting in the kernel is in order of arrival, which polling is not: of two hundred
- * that poll, some starve. But who waits there cannot tire, and a stopped holder would
- * stop all of us; so a thread waits on our behalf, and is left behind if that takes too
- * long. The lock is the descriptor's, whichever thread gets it.
- */
-struct lock_wait {
-	int fd;
-	short type;
-	pthread_mutex_t mutex; /* guards the rest */
-	pthread_cond_t cond;
-	bool done, abandoned; /* abandoned: the waiting thread frees this */
-	int err;
-};
-
-static struct lock_wait *new_wait(int fd, short type)
-{
-	struct lock_wait *w = calloc(1, sizeof(*w));
-
-	if (!w)
-		return NULL;
-	w->fd = fd;
-	w->type = type;
-	pthread_mutex_init(&w->mutex, NULL);
-	pthread_cond_init(&w->cond, NULL);
-	return w;
-}
-
-static void free_wait(struct lock_wait *w)
-{
-	pthread_cond_destroy(&w->cond);
-	pthread_mutex_destroy(&w->mutex);
-	free(w);
-}
-
-static void *wait_in_kernel(void *arg)
-{
-	struct lock_wait *w = arg;
-	struct flock f = { .l_type = w->type, .l_whence = SEEK_SET };
-	bool abandoned;
-	int err;
-
-	do
-		err = fcntl(w->fd, F_OFD_SETLKW, &f) ? -errno : 0;
-	while (err == -EINTR);
-	pthread_mutex_lock(&w->mutex);
-	w->done = true;
-	w->err = err;
-	abandoned = w->abandoned;
-	pthread_cond_signal(&w->cond);
-	pthread_mutex_unlock(&w->mutex);
-	if (abandoned) {
-		close(w->fd);
-		free_wait(w);
-	}
-	return NULL;
-}
-
-/* True if it was done in time; otherwise @w is not ours any more. */
-static bool wait_until_done(struct lock_wait *w, uint64_t deadline_ns)
-{
-	struct timespec t = { .tv_sec = (time_t)(deadline_ns / NSEC_PER_SEC),
-			      .tv_nsec = (long)(deadline_ns % NSEC_PER_SEC) };
-	bool done;
-	int err = 0;
-
-	pthread_mutex_lock(&w->mutex);
-	while (!w->done && !err)
-		err = pthread_cond_clockwait(&w->cond, &w->mutex, CLOCK_MONOTONIC, &t);
-	done = w->done;
-	w->abandoned = !done;
-	pthread_mutex_unlock(&w->mutex);
-	return done;
-}
-
-/* Takes @fd over if it fails with -ETIMEDOUT. */
-static int wait_for_lock(int fd, short type, uint64_t patience_ns)
-{
-	struct lock_wait *w = new_wait(fd, type);
-	pthread_t thread;
-	int err = w ? pthread_create(&thread, NULL, wait_in_kernel, w) : ENOMEM;
-
-	if (err) {
-		if (w)
-			free_wait(w);
-		return -err;
-	}
-	if (!wait_until_done(w, clock_ns(CLOCK_MONOTONIC) + patience_ns)) {
-		pthread_detach(thread);
-		return -ETIMEDOUT;
-	}
-	pthread_join(thread, NULL);
-	err = w->err;
-	free_wait(w);
-	return err;
-}
-
 static int open_lock(const struct ledger *l)
 {
 	int fd = openat(l->dir, LOCK_FILE, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -283,9 +164,7 @@ static int take_lock(const struct ledger *l, short type)
 
 	if (fd < 0)
 		return fd;
-	err = try_lock(fd, type);
-	if (err == -EAGAIN || err == -EACCES)
-		err = wait_for_lock(fd, type, l->patience_ns);
+	err = ofd_lock_wait(fd, type, l->patience_ns);
 	if (!err)
 		return fd;
 	if (err != -ETIMEDOUT)
@@ -374,7 +253,7 @@ static int open_claim(const struct ledger *l, const char *file, int *fd)
 	else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid())
 		err = -EPERM;
 	else
-		return is_locked(*fd);
+		return ofd_is_locked(*fd);
 	close(*fd);
 	*fd = -1;
 	return err;
@@ -577,7 +456,7 @@ static int make_file(const struct ledger *l, const char *file, const struct ledg
 		return -ENOMEM;
 	unlinkat(l->dir, file, 0);
 	fd = openat(l->dir, file, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	err = fd < 0 ? -errno : try_lock(fd, F_WRLCK);
+	err = fd < 0 ? -errno : ofd_lock(fd, F_WRLCK);
 	if (!err)
 		err = write_text(fd, text);
 	free(text);
@@ -726,6 +605,14 @@ void ledger_release(struct ledger *l)
 	pthread_mutex_unlock(&l->own);
 }
 
+static uint64_t boot_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_BOOTTIME, &t);
+	return (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
+}
+
 static void claim_memory(const struct plan *plan, unsigned node, bool shared,
 			 struct ledger_claim *out)
 {
@@ -750,7 +637,7 @@ void ledger_claim_of(const struct plan *plan, const char *name, bool exclusive,
 {
 	*out = (struct ledger_claim){
 		.pid = getpid(),
-		.started_ns = clock_ns(CLOCK_BOOTTIME),
+		.started_ns = boot_ns(),
 		.exclusive = exclusive,
 		.pus = plan->claim,
 		.nr_vcpus = plan->nr_vcpus,

@@ -135,10 +135,23 @@ check "who came to be alone" start alone --exclusive --cpus "$pus"
 alone=${pids[-1]}
 check "stays alone" refused 'others claim them exclusively; claimed: PUs? [0-9-]+ by alone' --kernel idle
 check "which ps says" ps_has '^alone .* never$'
+stop TERM "$alone"
+
+# --- memory ---------------------------------------------------------------------------------
+
+# More than half of what is free, twice: the first has touched nothing of it yet.
+half=$(($(awk '/^MemAvailable/ { print $2 }' /proc/meminfo) / 1024 * 6 / 10))
+check "a big machine" start huge --memory "${half}M"
+check "another is refused" refused "promised to others: .*[0-9]+ MiB on node .* to huge" \
+	--kernel idle --memory "${half}M"
+check "a small one is not" quick --dry-run
+stop TERM "${pids[-1]}"
+check "what was promised is free again" quick --dry-run --memory "${half}M"
 
 # --- the dead --------------------------------------------------------------------------------
 
-stop KILL "$alone"
+check "another" start alone --cpus "$pus"
+stop KILL "${pids[-1]}"
 check "kill -9 leaves a file" test -e run/alone.claim
 check "that nobody minds" ps_has '^NAME'
 check "for it is not listed" bash -c '! grep -q alone ps.out'

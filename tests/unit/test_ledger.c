@@ -838,11 +838,15 @@ static void memory_is_promised(void **state)
 	struct plan *plan = malloc(sizeof(*plan));
 	struct plan_node_request node = { .vcpus = 1, .host_node = 1, .memory_bytes = GIB(6) };
 	struct plan_request r = { .vcpus = 1, .nodes = 1, .memory_bytes = GIB(6), .node = &node };
+	char text[128];
 
 	claim_now(l, &c); /* 3 GiB of node 1's base pages, 1 GiB of node 0's huge ones */
 	assert_int_equal(claims_read(&cl, l, &m, NULL), 0);
 	r.claim = cl.claim;
 	r.nr_claims = cl.nr;
+	claims_promises(&cl, text, sizeof(text));
+	assert_int_equal(strncmp(text, "3072 MiB on node 1 to web (process ", 35), 0);
+	assert_non_null(strstr(text, "), 1024 MiB on node 0 to web ("));
 	assert_int_equal(plan_make(&m, &r, plan, why, sizeof(why)), -ENOSPC);
 	assert_non_null(strstr(why, "have 5120 MiB"));
 	node.memory_bytes = r.memory_bytes = GIB(5);

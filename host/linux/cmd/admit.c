@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #define SHARERS_BYTES 384
 
@@ -26,14 +27,40 @@ static bool anybody_exclusive(const struct claims *c)
 	return false;
 }
 
-static int plan_failed(const struct admission *a, const struct machine_model *m, int err,
-		       const char *why)
+/* Is it memory that others were promised and have not touched, that is missing? */
+static bool fits_without_promises(const struct machine_model *m, const struct plan_request *request,
+				  struct plan *scratch)
+{
+	struct plan_claim *claim = calloc(MAX(request->nr_claims, 1), sizeof(*claim));
+	struct plan_request r = *request;
+	char ignored[LEDGER_WHY_BYTES];
+	bool fits = false;
+
+	if (claim) {
+		for (unsigned i = 0; i < r.nr_claims; i++) {
+			claim[i] = r.claim[i];
+			claim[i].nr_memory = 0;
+		}
+		r.claim = claim;
+		fits = !plan_make(m, &r, scratch, ignored, sizeof(ignored));
+	}
+	free(claim);
+	return fits;
+}
+
+/* @scratch is the plan that was not made. */
+static int plan_failed(const struct admission *a, const struct machine_model *m,
+		       const struct plan_request *request, int err, const char *why,
+		       struct plan *scratch)
 {
 	char holders[SHARERS_BYTES];
 	struct pu_set pus;
 
 	if (err == -ENOMEM)
 		return internal_error("%s", why);
+	claims_promises(&a->claims, holders, sizeof(holders));
+	if (*holders && err == -ENOSPC && fits_without_promises(m, request, scratch))
+		return user_error("%s; promised to others: %s", why, holders);
 	all_pus(m, &pus);
 	claims_sharers(&a->claims, &pus, "by", holders, sizeof(holders));
 	if (*holders && (err == -EBUSY || anybody_exclusive(&a->claims)))
@@ -72,7 +99,7 @@ static int plan(const struct admission *a, const struct host *host, const struct
 	err = plan_make(m, request, out, why, sizeof(why));
 	if (host && (!err || err == -ENOSPC))
 		err = check_memory(host, m, request, out, err, why);
-	return err ? plan_failed(a, m, err, why) : 0;
+	return err ? plan_failed(a, m, request, err, why, out) : 0;
 }
 
 /* --- names ---------------------------------------------------------------------------------- */
