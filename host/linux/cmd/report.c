@@ -27,11 +27,10 @@ static void print_vcpu(struct tree *t, const struct machine_model *m, const stru
 {
 	const struct plan_vcpu *v = &p->vcpu[i];
 	const struct machine_pu *pu = pu_of(m, v);
-	const struct plan_memory *home = &p->memory[v->guest_node];
 
 	tree_line(t, 2, last, "vCPU %u on PU %u: core %u, package %u%s%s%s", i, v->pu, pu->core,
 		  pu->package, pu->smt ? ", SMT sibling" : "", v->shared ? ", shared" : "",
-		  v->host_node != home->host_node ? ", away from its memory" : "");
+		  plan_is_away(p, i) ? ", away from its memory" : "");
 }
 
 static const char *pages_name(uint64_t page_bytes)
