@@ -147,9 +147,13 @@ if [ -x "$patterns" ]; then
 	check "at a rate" says 0 '"seconds": 0\.[5-9]|"seconds": [1-9]' move web --memory 0 --to 0 \
 		--rate 100 --json
 	check "JSON of it" bash -c '[ "$(tr -d " \n" <out | grep -c "\"bytes\":67108864")" = 1 ]'
+	on_terminal()
+	{
+		script -qec "timeout 60 '$alcazar' move web --memory 0 --to 0 --rate 100" tty \
+			</dev/null >out
+	}
 	if command -v script >/dev/null; then
-		check "on a terminal" script -qec \
-			"timeout 60 '$alcazar' move web --memory 0 --to 0 --rate 100" tty </dev/null >out
+		check "on a terminal" on_terminal
 		check "progress shows" grep -qE '[0-9]+M of 64M moved, +[0-9]+ %' tty
 	fi
 	check "a vCPU that is none" says 2 '^alcazar: web: vCPU 2: there is none: web has 2' \
