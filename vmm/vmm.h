@@ -106,7 +106,8 @@ void vmm_stop(struct vm *vm);
 void vmm_destroy(struct vm *vm);
 
 /*
- * Every vCPU leaves guest code and parks; the guest clock stands. Nests. A machine
+ * Every vCPU leaves guest code and parks; the guest clock stands. Nests. Any thread, also
+ * several at once: a debugger's server and a control socket know nothing of each other. A machine
  * paused before its start begins when it is resumed.
  */
 int vmm_pause(struct vm *vm);

@@ -147,6 +147,15 @@ if [ -x "$patterns" ]; then
 	check "at a rate" says 0 '"seconds": 0\.[5-9]|"seconds": [1-9]' move web --memory 0 --to 0 \
 		--rate 100 --json
 	check "JSON of it" bash -c '[ "$(tr -d " \n" <out | grep -c "\"bytes\":67108864")" = 1 ]'
+	on_terminal()
+	{
+		script -qec "timeout 60 '$alcazar' move web --memory 0 --to 0 --rate 100" tty \
+			</dev/null >out
+	}
+	if command -v script >/dev/null; then
+		check "on a terminal" on_terminal
+		check "progress shows" grep -qE '[0-9]+M of 64M moved, +[0-9]+ %' tty
+	fi
 	check "a vCPU that is none" says 2 '^alcazar: web: vCPU 2: there is none: web has 2' \
 		move web --vcpu 2 --to "$first"
 	check "a PU that is none" says 2 'PU 4000: there is none' move web --vcpu 0 --to 4000
@@ -163,6 +172,9 @@ if [ -x "$patterns" ]; then
 	check "audit as JSON" says 0 '"local_percent": 100' audit web --json
 	cp out audit.json
 	check "of each vCPU" bash -c '[ "$1" = 2 ]' x "$(field audit.json 'len(d["vcpus"])')"
+	check "the I/O thread, too" bash -c '[ "$1" = True ]' x "$(field audit.json 'd["io"][0]["ok"]')"
+	check "and who does the work keeps to its PU" bash -c '[ "$1" = "$2" ]' x \
+		"$(allowed web control)" "$(field audit.json 'd["io"][0]["pu"]')"
 	check "all local" bash -c '[ "$1" = 100.0 ]' x "$(field audit.json 'd["local_percent"]')"
 	drifts()
 	{

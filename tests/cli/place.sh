@@ -43,6 +43,9 @@ check "one that cannot be" says err 'make 4' --cpus 8 --guest-topology sockets=2
 check "another machine is not run on" bash -c \
 	'! "$0" run --kernel hi --topology "$1" 2>err && grep -q "say --dry-run" err' "$alcazar" "$snc"
 check "exclusive" says err 'exclusive: 17 vCPUs' --topology 'numa:2 core:8 pu:1' --cpus 17 --exclusive
+check "I/O threads" says out 'I/O of host node 5 on PU' --topology "$big" --cpus 96 --memory 64G
+check "off the vCPUs' PUs" bash -c '! grep -q "I/O.*shared" out'
+check "explained" says out 'I/O 0 +1.000000  on PU' --topology "$snc" --cpus 3 --explain
 check "JSON" says out '"host_node"' --topology "$snc" --cpus 4 --json
 check "has a cost" grep -q '"access": 10.0' out
 check "and alternatives" grep -q '"alternatives"' out

@@ -228,6 +228,21 @@ static void a_request_for_any_node(void **state)
 	assert_int_equal(check_request(), 0);
 }
 
+/* Node 0 takes the first, and has too little left for the second; node 1 never had enough. */
+static void a_request_for_nodes_alike(void **state)
+{
+	machine.node[1].huge[0] =
+		(struct machine_pages){ .bytes = MIB(2), .total = 40, .free = 40 };
+	request.node = NULL;
+	request.nodes = 2;
+	request.page_bytes = MIB(2);
+	request.memory_bytes = MIB(300);
+	assert_says(check_request(), -ENOSPC,
+		    WORDS("guest node 1", "75 pages of 2M needed on host node 1", "40 free"));
+	machine.node[1].huge[0].free = 75;
+	assert_int_equal(check_request(), 0);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, begin, end)
@@ -245,6 +260,7 @@ int main(void)
 		TEST(pages_that_the_kernel_has_not),
 		TEST(a_request_for_a_node),
 		TEST(a_request_for_any_node),
+		TEST(a_request_for_nodes_alike),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

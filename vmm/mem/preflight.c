@@ -269,12 +269,12 @@ int mem_preflight(const struct mem_facts *f, const struct plan *p, char *why, si
 
 static unsigned needs_of_request(const struct plan_request *r, struct need *need)
 {
-	unsigned nr = 0;
+	unsigned nr = 0, parts = MAX(r->nodes, 1);
 
-	if (!r->node) {
-		need[0] = (struct need){ 0, -1, r->memory_bytes, r->page_bytes };
-		return 1;
-	}
+	for (; !r->node && nr < parts; nr++)
+		need[nr] = (struct need){ nr, -1, r->memory_bytes / parts, r->page_bytes };
+	if (!r->node)
+		return nr;
 	for (unsigned g = 0; g < r->nodes; g++) {
 		const struct plan_node_request *n = &r->node[g];
 		bool bound = n->host_node >= 0 && !mem_policy_spreads(r->memory_policy);
@@ -286,19 +286,44 @@ static unsigned needs_of_request(const struct plan_request *r, struct need *need
 	return nr;
 }
 
-/* A guest node that nobody has bound needs its pages on some one node. */
-static int check_anywhere(struct check *c, const struct need *need)
+/* Bytes of such pages that the needs before @nr have on a node, as far as they are bound. */
+static uint64_t taken_of(const struct need *need, unsigned nr, const struct machine_node *n)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < nr; i++)
+		if (need[i].host_node == (int)n->os_index &&
+		    need[i].page_bytes == need[nr].page_bytes)
+			bytes += need[i].bytes;
+	return bytes;
+}
+
+/*
+ * A guest node that nobody has bound needs its pages on some one node: that with most
+ * of them left, and among such one that has nothing to carry yet. It is bound there.
+ */
+static int check_anywhere(struct check *c, struct need *need, unsigned i)
 {
 	const struct machine_model *m = c->f->machine;
-	const struct machine_node *most = NULL;
+	const struct machine_node *best = NULL;
+	uint64_t most = 0, taken = 0;
 
-	for (unsigned n = 0; n < m->nr_nodes; n++)
-		if (m->node[n].usable && (!most || free_of(&m->node[n], need->page_bytes) >
-							   free_of(most, need->page_bytes)))
-			most = &m->node[n];
-	if (!most || need->bytes <= free_of(most, need->page_bytes))
-		return 0;
-	return complain_of_pages(c, need, most, need->bytes);
+	for (unsigned n = 0; n < m->nr_nodes; n++) {
+		uint64_t used = taken_of(need, i, &m->node[n]);
+		uint64_t all = free_of(&m->node[n], need[i].page_bytes);
+		uint64_t left = all > used ? all - used : 0;
+
+		if (!m->node[n].usable ||
+		    (best && (left < most || (left == most && used >= taken))))
+			continue;
+		best = &m->node[n];
+		most = left;
+		taken = used;
+	}
+	if (best && need[i].bytes > most)
+		return complain_of_pages(c, &need[i], best, taken + need[i].bytes);
+	need[i].host_node = best ? (int)best->os_index : -1;
+	return 0;
 }
 
 /*
@@ -316,8 +341,7 @@ int mem_preflight_request(const struct mem_facts *f, const struct plan_request *
 	if (!err)
 		err = check_nodes(&c, need, nr);
 	for (unsigned i = 0; i < nr && !err; i++)
-		if (need[i].host_node < 0 && mem_pages_reserved(need[i].page_bytes) &&
-		    (r->node || r->nodes <= 1))
-			err = check_anywhere(&c, &need[i]);
+		if (need[i].host_node < 0 && mem_pages_reserved(need[i].page_bytes))
+			err = check_anywhere(&c, need, i);
 	return err;
 }

@@ -423,7 +423,7 @@ static unsigned count_away(const struct plan *plan)
 	unsigned away = 0;
 
 	for (unsigned i = 0; i < plan->nr_vcpus; i++)
-		away += plan->vcpu[i].host_node != plan->memory[plan->vcpu[i].guest_node].host_node;
+		away += plan_is_away(plan, i);
 	return away;
 }
 

@@ -92,6 +92,7 @@ struct plan_io {
 	int host_node; /* whose, or -1: the host has no nodes */
 	unsigned pu;   /* OS index */
 	bool shared;   /* with a vCPU, of this plan or of a claim */
+	double cost;   /* 1: an idle core at home; docs/placement.md has the rest */
 };
 
 /*
@@ -133,6 +134,18 @@ struct plan {
 	unsigned nr_alternatives;
 	struct plan_alternative alternative[PLAN_ALTERNATIVES_MAX];
 };
+
+/* Its host node carries nothing of its guest node's memory. */
+static inline bool plan_is_away(const struct plan *p, unsigned vcpu)
+{
+	const struct plan_vcpu *v = &p->vcpu[vcpu];
+	const struct plan_memory *m = &p->memory[v->guest_node];
+
+	for (unsigned i = 0; i < m->nr_shares; i++)
+		if (p->share[m->first_share + i].node == v->host_node)
+			return false;
+	return m->nr_shares || v->host_node != m->host_node;
+}
 
 /*
  * -EINVAL: the request is not one; -ENOSPC: it does not fit; -EBUSY: only by sharing

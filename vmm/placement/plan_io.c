@@ -65,6 +65,7 @@ static void place_io(struct io_search *s, int host_node, struct plan_io *out)
 		.host_node = host_node,
 		.pu = m->pu[best].os_index,
 		.shared = vcpus_on(s, best) != 0,
+		.cost = (double)least / (double)COST_LOCAL,
 	};
 	pu_set_add(&s->taken, out->pu);
 }

@@ -383,6 +383,7 @@ static void *work(void *arg)
 {
 	struct control *c = arg;
 
+	live_keep_house(c->live);
 	pthread_mutex_lock(&c->lock);
 	while (!c->quit) {
 		struct connection *k = next_request(c);

@@ -78,6 +78,18 @@ void live_cancel(struct live *l)
 
 /* --- the worker --------------------------------------------------------------------- */
 
+/* Copying memory and counting pages is work, and not for the PUs of anybody's vCPUs. */
+void live_keep_house(struct live *l)
+{
+	struct pu_set pus = { 0 };
+
+	vmm_get_plan(l->cfg.vm, &l->plan);
+	for (unsigned i = 0; i < l->plan.nr_io; i++)
+		pu_set_add(&pus, l->plan.io[i].pu);
+	if (l->plan.nr_io)
+		l->cfg.host->ops->thread_bind(l->cfg.host->ctx, NULL, &pus);
+}
+
 /* The debugger's pauses nest with ours, two of ours do not with each other. */
 static void pause_machine(struct live *l, struct live_answer *a)
 {

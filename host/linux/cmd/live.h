@@ -42,7 +42,8 @@ json_t *live_status(const struct live *l);
 void live_end(struct live *l);
 void live_cancel(struct live *l); /* no stretch of memory is moved any more */
 
-/* One thread, which may have to wait. */
+/* One thread, which may have to wait; it begins by keeping to the PUs of I/O threads. */
+void live_keep_house(struct live *l);
 void live_do(struct live *l, const struct control_request *r, struct live_answer *a);
 /* The next stretch, not before live_next_move_ns(). */
 void live_move(struct live *l, struct live_answer *a);

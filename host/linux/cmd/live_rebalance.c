@@ -228,6 +228,7 @@ static void place_io(struct live *l, const struct plan *p)
 	if (l->cfg.place_io)
 		l->cfg.place_io(l->cfg.arg, p);
 	vmm_note_io(l->cfg.vm, p->io, p->nr_io);
+	live_keep_house(l);
 }
 
 static void plan_memory_moves(struct live *l, const struct rebalance *b)

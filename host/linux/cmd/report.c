@@ -27,11 +27,10 @@ static void print_vcpu(struct tree *t, const struct machine_model *m, const stru
 {
 	const struct plan_vcpu *v = &p->vcpu[i];
 	const struct machine_pu *pu = pu_of(m, v);
-	const struct plan_memory *home = &p->memory[v->guest_node];
 
 	tree_line(t, 2, last, "vCPU %u on PU %u: core %u, package %u%s%s%s", i, v->pu, pu->core,
 		  pu->package, pu->smt ? ", SMT sibling" : "", v->shared ? ", shared" : "",
-		  v->host_node != home->host_node ? ", away from its memory" : "");
+		  plan_is_away(p, i) ? ", away from its memory" : "");
 }
 
 static const char *pages_name(uint64_t page_bytes)
@@ -163,6 +162,10 @@ void report_explanation(FILE *out, const struct plan *p)
 	for (size_t i = 0; i < ARRAY_SIZE(cost_terms); i++)
 		fprintf(out, "  %-10s %12.6f  %s\n", cost_terms[i].name,
 			term_of(&p->cost, &cost_terms[i]), cost_terms[i].help);
+	for (unsigned i = 0; i < p->nr_io; i++)
+		fprintf(out, "  I/O %-6d %12.6f  on PU %u; an idle core at home is 1%s\n",
+			p->io[i].host_node, p->io[i].cost, p->io[i].pu,
+			p->io[i].shared ? "; shared with vCPUs" : "");
 	fprintf(out, "alternatives:\n");
 	for (unsigned i = 0; i < p->nr_alternatives; i++) {
 		const struct plan_alternative *a = &p->alternative[i];
@@ -251,9 +254,9 @@ json_t *report_plan_json(const struct machine_model *m, const struct plan *p)
 	for (unsigned i = 0; i < p->nr_memory; i++)
 		json_array_append_new(memory, memory_json(p, &p->memory[i]));
 	for (unsigned i = 0; i < p->nr_io; i++)
-		json_array_append_new(io,
-				      json_pack("{s:i s:i s:b}", "host_node", p->io[i].host_node,
-						"pu", p->io[i].pu, "shared", p->io[i].shared));
+		json_array_append_new(io, json_pack("{s:i s:i s:b s:f}", "host_node",
+						    p->io[i].host_node, "pu", p->io[i].pu, "shared",
+						    p->io[i].shared, "cost", p->io[i].cost));
 	return json_pack("{s:s s:s s:o s:o s:o s:o s:o}", "policy", policy_name(p->policy),
 			 "memory_policy", memory_policy_name(p->memory_policy), "vcpus", vcpus,
 			 "memory", memory, "io", io, "cost", cost_json(&p->cost), "alternatives",
