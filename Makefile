@@ -285,7 +285,7 @@ lab: ## boot the NUMA lab, an emulated host with AMD-V and 4 nodes: a shell, or 
 check-lab: ## placement, memory, moves, KVM in the lab; LAB=host: on this host
 	@tools/install-deps && tools/install-deps lab
 	@$(MAKE) --no-print-directory lab-parts
-	@B=$B MODE=$(MODE) tests/run $(if $(filter host,$(LAB)),labhost,lab)
+	@LOGS=check-lab B=$B MODE=$(MODE) tests/run $(if $(filter host,$(LAB)),labhost,lab)
 
 $B/bench/%: $B/bench/%.o $B/libalcazar.a
 	$(call say,LD)
