@@ -125,6 +125,44 @@ GUEST(memory, "mov $0x200000, %esi\n"
 						 "lea (%rbx,%rdx), %r8\n"
 						 "movb $1, 0x1000(%r8)\n"));
 
+/* Loops as compilers make them: by pointers, by index, backwards. */
+GUEST(arrays, "mov $30, %r14d\n"
+	      "1: mov $0x200000, %esi\n"
+	      "mov $0x210ff0, %edi\n"
+	      "mov $300, %ecx\n"
+	      "2: mov (%rsi), %eax\n"
+	      "add %eax, (%rdi)\n"
+	      "add $4, %rsi\n"
+	      "add $4, %rdi\n"
+	      "dec %ecx\n"
+	      "jnz 2b\n"
+	      "mov $0x220000, %ebx\n"
+	      "xor %ecx, %ecx\n"
+	      "3: mov 8(%rbx,%rcx,8), %rax\n"
+	      "mov %rax, 0x10000(%rbx,%rcx,8)\n"
+	      "inc %rcx\n"
+	      "cmp $300, %rcx\n"
+	      "jb 3b\n"
+	      "4: movb $1, (%rbx,%rcx)\n"
+	      "sub $1, %rcx\n"
+	      "jnz 4b\n"
+	      "dec %r14d\n"
+	      "jnz 1b\n"
+	      "hlt\n");
+
+/* Tables that are looked up with what was computed a moment ago, and branches between. */
+GUEST(tables, "mov $0x200000, %esi\n"
+	      "mov $0x208000, %ebx\n" LOOP(1500, "movzbl (%rsi), %ecx\n"
+						 "xor %eax, %ecx\n"
+						 "and $0xff, %ecx\n"
+						 "shr $8, %eax\n"
+						 "xor (%rbx,%rcx,4), %eax\n"
+						 "inc %rsi\n"
+						 "test $1, %ecx\n"
+						 "jz 2f\n"
+						 "mov %eax, 0x400(%rbx,%rcx,4)\n"
+						 "2: inc %eax\n"));
+
 /* A list over 64 pages. */
 GUEST(chase, "mov $0x240000, %ebx\n"
 	     "xor %ecx, %ecx\n"
@@ -288,6 +326,8 @@ const struct guest guests[] = {
 	RING0(calls, "recursion"),
 	RING0(jumps, "indirect jumps, calls, another page"),
 	RING0(memory, "loads, stores, read-modify-writes"),
+	RING0(arrays, "loops over arrays"),
+	RING0(tables, "tables looked up by computed index"),
 	RING0(chase, "a list over 64 pages"),
 	RING0(strings, "REP MOVS, STOS, CMPS, SCAS"),
 	RING0(sse, "scalar and packed SSE"),
