@@ -15,6 +15,7 @@
 #include "core/engine.h"
 #include "core/host.h"
 #include "core/stats.h"
+#include "mem/preflight.h"
 #include "placement/plan.h"
 
 #define VMM_VERSION "0.1.0"
@@ -34,8 +35,8 @@ struct vmm_config {
 	const struct plan *plan;
 	struct topo_request topo; /* vcpus, nodes, memory must agree with the plan */
 	const char *cpu_overrides[VMM_FEATURES_MAX + 1]; /* "+name", "-name", NULL */
-	bool prefault;
-	bool reboot; /* a guest's reset starts it anew */
+	bool prefault; /* memory in reserved huge pages always is */
+	bool reboot;   /* a guest's reset starts it anew */
 
 	/* Images and strings stay the caller's, and valid until vmm_destroy(). */
 	struct boot_image kernel, initrd;
@@ -47,6 +48,11 @@ struct vmm_config {
 	void (*console)(void *arg, const uint8_t *buf, size_t bytes);
 	/* Bytes refused by vmm_console_input() are welcome now. May be NULL. */
 	void (*console_ready)(void *arg);
+	/*
+	 * While memory is populated, now and then, by the thread in vmm_create(). False
+	 * ends it: -ECANCELED. May be NULL.
+	 */
+	bool (*progress)(void *arg, uint64_t done_bytes, uint64_t all_bytes);
 	/* A debugger's stop: vCPU @vcpu met a point; every vCPU parks. May be NULL. */
 	void (*debug_stop)(void *arg, unsigned vcpu, uint64_t detail);
 	/*
@@ -100,7 +106,8 @@ void vmm_stop(struct vm *vm);
 void vmm_destroy(struct vm *vm);
 
 /*
- * Every vCPU leaves guest code and parks; the guest clock stands. Nests. A machine
+ * Every vCPU leaves guest code and parks; the guest clock stands. Nests. Any thread, also
+ * several at once: a debugger's server and a control socket know nothing of each other. A machine
  * paused before its start begins when it is resumed.
  */
 int vmm_pause(struct vm *vm);
@@ -110,8 +117,35 @@ void vmm_nmi(struct vm *vm, unsigned vcpu);
 /* Returns how many bytes the guest's serial port took. */
 size_t vmm_console_input(struct vm *vm, const uint8_t *buf, size_t bytes);
 
+/*
+ * Placement of a machine that runs, or is paused. The plan as it stands: moves change it.
+ */
+void vmm_get_plan(struct vm *vm, struct plan *out);
+/*
+ * From now on the vCPU's thread runs on PU @pu, which lies in host node @host_node (-1:
+ * none); both are OS indexes. The guest misses the time that the host needs to take the
+ * thread over. Caches of the engine stay on the node where they were made. -EINVAL: no
+ * such vCPU, or the PU cannot be used; nothing has changed.
+ */
+int vmm_move_vcpu(struct vm *vm, unsigned vcpu, unsigned pu, int host_node);
+/*
+ * Moves a stretch of a guest node's memory, in whole pages, to host node @to; the guest
+ * runs on and loses no store. An embedder moves all of it stretch by stretch, as fast as
+ * suits it, and may stop after any; with the last one the plan changes. Beside the other
+ * calls, but one at a time. Errors are those of host.h's mem_move().
+ */
+int vmm_move_memory(struct vm *vm, unsigned node, uint64_t offset, uint64_t bytes, int to);
+/* I/O threads are the embedder's: it tells where it has put them, for the plan. */
+void vmm_note_io(struct vm *vm, const struct plan_io *io, unsigned nr);
+/* A guest node's memory. Constant but for its node. NULL: no such node. */
+const struct host_mem *vmm_memory(const struct vm *vm, unsigned node);
+
 unsigned vmm_vcpus(const struct vm *vm);
 uint64_t vmm_stat(struct vm *vm, unsigned vcpu, enum vcpu_stat id);
+/* What populating memory came to; bytes 0: nothing was. */
+const struct mem_report *vmm_populated(const struct vm *vm);
+/* Where a guest node's memory is now, page by page. -ENOSYS: nobody knows. */
+int vmm_memory_where(struct vm *vm, unsigned guest_node, struct host_where *out);
 /* CPU time from creation to the first guest instruction, in host now_ns() terms. */
 uint64_t vmm_startup_ns(const struct vm *vm);
 

@@ -18,6 +18,7 @@ refused()
 }
 
 : >err
+mkdir run
 : >empty
 head -c 65536 /dev/zero | tr '\0' 'k' >noise
 head -c 600 hi >short

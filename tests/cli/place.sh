@@ -37,12 +37,15 @@ check "given nodes" says out 'guest node 0: 2G on host node 3' --topology "$snc"
 check "nodes in order only" says err 'begin with 2' --node cpus=0-1,memory=1M --node cpus=3,memory=1M
 check "nodes that do not exist" says err 'no node 8' --topology "$snc" \
 	--node cpus=0,memory=1G,host-node=8
-check "pages that nobody reserved" says err 'nr_hugepages' --topology "$snc" --pages 512M
+check "pages that nobody reserved" says err 'nr_hugepages' --topology "$snc" --pages 1G
 check "a guest topology" says out '8 vCPUs' --cpus 8 --guest-topology sockets=2,cores=2,threads=2
 check "one that cannot be" says err 'make 4' --cpus 8 --guest-topology sockets=2,cores=3
 check "another machine is not run on" bash -c \
 	'! "$0" run --kernel hi --topology "$1" 2>err && grep -q "say --dry-run" err' "$alcazar" "$snc"
 check "exclusive" says err 'exclusive: 17 vCPUs' --topology 'numa:2 core:8 pu:1' --cpus 17 --exclusive
+check "I/O threads" says out 'I/O of host node 5 on PU' --topology "$big" --cpus 96 --memory 64G
+check "off the vCPUs' PUs" bash -c '! grep -q "I/O.*shared" out'
+check "explained" says out 'I/O 0 +1.000000  on PU' --topology "$snc" --cpus 3 --explain
 check "JSON" says out '"host_node"' --topology "$snc" --cpus 4 --json
 check "has a cost" grep -q '"access": 10.0' out
 check "and alternatives" grep -q '"alternatives"' out

@@ -46,7 +46,7 @@ static void create_memory(struct flat *f)
 {
 	struct vm *vm = f->vm;
 
-	if (vm->host.ops->mem_map(vm->host.ctx, FLAT_RAM, 0, &vm->region[0]))
+	if (vm->host.ops->mem_map(vm->host.ctx, HOST_RAM(FLAT_RAM, 0), &vm->region[0]))
 		die("no memory");
 	vm->nr_regions = 1;
 	f->ram = vm->region[0].base;

@@ -19,7 +19,7 @@ struct vm;
 enum vcpu_event {
 	VCPU_STOP = BIT(0),  /* leave the loop for good */
 	VCPU_PARK = BIT(1),  /* look at vm->parked */
-	VCPU_MOVE = BIT(2),  /* bind again: the plan changed */
+	VCPU_MOVE = BIT(2),  /* bound to another PU: tell the scheduler */
 	VCPU_INTR = BIT(3),  /* the posted-interrupt descriptor has news */
 	VCPU_CODE = BIT(4),  /* software engine: see vmm/cpu/codemap.h */
 	VCPU_FLUSH = BIT(5), /* software engine: drop the whole TLB */
@@ -82,7 +82,7 @@ struct vcpu {
 	uint32_t apic_id;
 	unsigned guest_node;
 	int host_node;     /* OS index, or HOST_NODE_ANY */
-	struct pu_set pus; /* the plan; guarded by vm->lock once running */
+	struct pu_set pus; /* where it starts; its PU now is vm->plan's */
 	struct host_thread *thread;
 	void *engine_data;
 

@@ -33,7 +33,7 @@ struct vm {
 	/* Constant once created. */
 	struct host host;
 	struct vmm_config cfg;
-	struct plan plan;
+	struct plan plan; /* moves change it; guarded by lock once running */
 	const struct engine_ops *engine;
 	void *engine_data;
 	bool engine_made;
@@ -41,8 +41,9 @@ struct vm {
 	struct cpuid_model cpuid;
 	struct gmem gmem;
 	struct boot_request boot;
-	struct host_mem region[PLAN_NODES_MAX];
+	struct host_mem region[PLAN_NODES_MAX]; /* by guest node; base NULL: has no memory */
 	unsigned nr_regions;
+	struct mem_report populated;
 	struct bus pio, mmio;
 	struct dev *dev[VM_DEVICES_MAX];
 	unsigned nr_devs;

@@ -26,7 +26,7 @@ const struct kvm_cap kvm_caps[] = {
 	CAP(VCPU_EVENTS,	true,  "state: pending events"),
 	CAP(DEBUGREGS,		true,  "state: debug registers"),
 	CAP(XSAVE,		true,  "state: x87, SSE, AVX"),
-	CAP(XCRS,		true,  "state: XCR0"),
+	CAP(XCRS,		false, "state: XCR0, where the processor has XSAVE"),
 	CAP(ADJUST_CLOCK,	true,  "kvmclock follows the machine's clock"),
 	CAP(GET_TSC_KHZ,	true,  "rate of the guest's TSC"),
 	CAP(X86_USER_SPACE_MSR,	false, "unknown MSRs are counted and named"),
