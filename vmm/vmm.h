@@ -35,7 +35,8 @@ struct vmm_config {
 	struct topo_request topo; /* vcpus, nodes, memory must agree with the plan */
 	const char *cpu_overrides[VMM_FEATURES_MAX + 1]; /* "+name", "-name", NULL */
 	bool prefault;
-	bool reboot; /* a guest's reset starts it anew */
+	bool reboot;      /* a guest's reset starts it anew */
+	bool test_device; /* the PCI function that guest programs try: docs/pci.md */
 
 	/* Images and strings stay the caller's, and valid until vmm_destroy(). */
 	struct boot_image kernel, initrd;

@@ -235,6 +235,7 @@ static int create_machine(struct run *r)
 		.plan = &r->plan,
 		.prefault = r->o.prefault,
 		.reboot = r->o.reboot,
+		.test_device = r->o.test_device,
 		.count_insns = r->o.stats,
 		.code_cache_bytes = r->o.code_cache,
 		.kernel = r->kernel,

@@ -16,7 +16,7 @@ struct run_options {
 	unsigned engine; /* enum run_engine */
 	unsigned clock;  /* enum clock_source */
 	uint64_t memory, code_cache;
-	bool reboot, prefault, quiet, dry_run, json, stats, help;
+	bool reboot, prefault, quiet, dry_run, json, stats, test_device, help;
 };
 
 /* The table of options, nothing given yet. */

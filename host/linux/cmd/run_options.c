@@ -79,6 +79,8 @@ static const struct option table[] = {
 	  .help = "placement (--dry-run), counters and result as JSON" },
 	{ "stats", NULL, OPT_SWITCH, OFFSET(stats),
 	  .help = "print counters when the machine has ended" },
+	{ "test-device", NULL, OPT_SWITCH, OFFSET(test_device),
+	  .help = "add a PCI function that guest programs test with" },
 	{ "help", NULL, OPT_SWITCH, OFFSET(help), .flag_only = true,
 	  .help = "this list" },
 };

@@ -9,6 +9,7 @@
  *   cpuid.c    the model's CPUID cut down to what KVM can do
  *   debug.c    a debugger's points and steps
  *   probe.c    is KVM here, and is it fast? caps.c the capabilities by name
+ *   event.c    doorbells and messages by event descriptors
  *   stats.c    the kernel's own counters
  *
  * Local APICs live in the kernel, IOAPIC, PIC and PIT are ours (split irqchip). The
@@ -35,6 +36,13 @@ struct kvm_route {
 	uint64_t used; /* 0: free */
 };
 
+/* A device's message; see event.c. */
+struct kvm_message {
+	uint64_t addr; /* 0: none yet */
+	uint32_t data;
+	int fd; /* an irqfd, or -1 */
+};
+
 struct kvm_point {
 	enum debug_point_kind kind;
 	uint64_t gva;
@@ -54,10 +62,13 @@ struct kvm_machine {
 	/* MSRs already named in the log, 0 for a free slot; claimed by compare-and-swap. */
 	_Atomic uint64_t unknown_msr[KVM_UNKNOWN_MSRS];
 
-	pthread_mutex_t lock; /* the next three */
+	pthread_mutex_t
+		lock; /* the rest, but for what follows it; messages also by their device's */
 	struct kvm_route route[KVM_ROUTES];
 	uint64_t route_clock;
-	int64_t clock_base; /* the guest clock's, for which kvmclock was set */
+	struct kvm_message message[VM_MESSAGES_MAX];
+	unsigned nr_messages; /* that have been used, and those before them */
+	int64_t clock_base;   /* the guest clock's, for which kvmclock was set */
 	bool clock_set;
 
 	/* Changed with every vCPU parked. */
@@ -121,6 +132,16 @@ void kvm_msi(struct vm *vm, uint64_t addr, uint32_t data);
 void kvm_sync_clock(struct kvm_cpu *c);
 /* What the guest has made of its TSC since, into c->tsc_offset and c->tsc_deadline. */
 void kvm_read_tsc(struct kvm_cpu *c);
+
+/* All that there are, to the kernel; m->lock is held. */
+void kvm_set_routes(struct kvm_machine *m);
+
+/* event.c */
+void kvm_message(struct vm *vm, unsigned id, uint64_t addr, uint32_t data);
+void kvm_message_send(struct vm *vm, unsigned id);
+void kvm_messages_free(struct kvm_machine *m);
+int kvm_doorbell(struct vm *vm, struct dev_doorbell *b, uint64_t gpa);
+void kvm_doorbell_free(struct vm *vm, struct dev_doorbell *b);
 
 /* vcpu.c */
 int kvm_vcpu_create(struct vcpu *v);

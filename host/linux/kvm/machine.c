@@ -222,6 +222,8 @@ int kvm_machine_create(struct vm *vm)
 		return -ENOMEM;
 	m->vm = vm;
 	m->kvm_fd = m->vm_fd = -1;
+	for (unsigned i = 0; i < VM_MESSAGES_MAX; i++)
+		m->message[i].fd = -1;
 	pthread_mutex_init(&m->lock, NULL);
 	vm->engine_data = m;
 
@@ -248,6 +250,7 @@ void kvm_machine_destroy(struct vm *vm)
 
 	if (!m)
 		return;
+	kvm_messages_free(m);
 	if (m->vm_fd >= 0)
 		close(m->vm_fd);
 	if (m->kvm_fd >= 0)
@@ -271,32 +274,37 @@ static uint64_t kvm_msi_addr(uint64_t addr)
 	return (uint32_t)(addr & ~MSI_EXT_DEST_MASK) | high << 32;
 }
 
-/* m->lock is held. */
-static void set_routes(struct kvm_machine *m)
+static void add_route(struct kvm_irq_routing *t, uint32_t gsi, uint64_t msi_addr, uint32_t data)
 {
-	union {
-		struct kvm_irq_routing head;
-		uint8_t bytes[sizeof(struct kvm_irq_routing) +
-			      KVM_ROUTES * sizeof(struct kvm_irq_routing_entry)];
-	} t = { .head = { .nr = 0 } };
-	int err;
+	uint64_t addr = kvm_msi_addr(msi_addr);
 
-	for (unsigned i = 0; i < KVM_ROUTES; i++) {
-		uint64_t addr = kvm_msi_addr(m->route[i].addr);
+	t->entries[t->nr++] = (struct kvm_irq_routing_entry){
+		.gsi = gsi,
+		.type = KVM_IRQ_ROUTING_MSI,
+		.u.msi = { .address_lo = (uint32_t)addr,
+			   .address_hi = (uint32_t)(addr >> 32),
+			   .data = data },
+	};
+}
 
-		if (!m->route[i].used)
-			continue;
-		t.head.entries[t.head.nr++] = (struct kvm_irq_routing_entry){
-			.gsi = i,
-			.type = KVM_IRQ_ROUTING_MSI,
-			.u.msi = { .address_lo = (uint32_t)addr,
-				   .address_hi = (uint32_t)(addr >> 32),
-				   .data = m->route[i].data },
-		};
-	}
-	err = kvm_ioctl(m->vm_fd, KVM_SET_GSI_ROUTING, &t);
+/* The pins' first: the kernel looks among as many as are reserved for them. */
+void kvm_set_routes(struct kvm_machine *m)
+{
+	size_t entries = KVM_ROUTES + m->nr_messages;
+	struct kvm_irq_routing *t = calloc(1, sizeof(*t) + entries * sizeof(t->entries[0]));
+	int err = t ? 0 : -ENOMEM;
+
+	for (unsigned i = 0; t && i < KVM_ROUTES; i++)
+		if (m->route[i].used)
+			add_route(t, i, m->route[i].addr, m->route[i].data);
+	for (unsigned i = 0; t && i < m->nr_messages; i++)
+		if (m->message[i].addr)
+			add_route(t, KVM_ROUTES + i, m->message[i].addr, m->message[i].data);
+	if (t)
+		err = kvm_ioctl(m->vm_fd, KVM_SET_GSI_ROUTING, t);
 	if (err)
 		host_log(&m->vm->host, LOG_ERR, "KVM_SET_GSI_ROUTING: %s", strerror(-err));
+	free(t);
 }
 
 static void learn_route(struct kvm_machine *m, uint64_t addr, uint32_t data)
@@ -313,7 +321,7 @@ static void learn_route(struct kvm_machine *m, uint64_t addr, uint32_t data)
 	if (r == m->route + KVM_ROUTES) {
 		r = oldest;
 		*r = (struct kvm_route){ .addr = addr, .data = data, .used = 1 };
-		set_routes(m);
+		kvm_set_routes(m);
 	}
 	r->used = ++m->route_clock;
 	pthread_mutex_unlock(&m->lock);
