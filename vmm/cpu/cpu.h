@@ -82,6 +82,10 @@ struct tlb_entry {
 /* Alignment is checked, CPL 3: every access takes the slow path. Never in a tag. */
 #define ASID_NONE 0xffeu
 
+/* The translator's page cache. No sum of this with an addend is a canonical address. */
+#define XPAGES     96u
+#define XPAGE_NONE 0x8000800000000000ull
+
 /* The translator's jump cache: by the low bits of RIP. */
 #define XLAT_JUMPS 4096u
 
@@ -183,7 +187,13 @@ struct cpu {
 	struct xlat *xlat; /* NULL: interpret everything */
 	struct {
 		struct cpu *self;
-		uint64_t slot[8];  /* what a block adds to addresses; see xlat_decode.c */
+		/*
+		 * Pages that translated code has looked up since the last change of mappings,
+		 * and what to add to addresses in them; see xlat_decode.c for which is whose.
+		 */
+		uint64_t page[XPAGES], addend[XPAGES];
+		uint64_t page_asid; /* whose they are */
+		uint64_t slot[8];   /* what a block adds to addresses; see xlat_decode.c */
 		uint64_t host_rsp; /* while translated code runs */
 		uint64_t code;     /* where to enter it */
 		uint64_t jump_key; /* added to a RIP makes a jump-cache tag; follows asid */

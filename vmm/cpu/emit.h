@@ -143,6 +143,37 @@ static inline void emit_load(struct emit *e, bool w, unsigned op, unsigned reg, 
 	emit_mem(e, reg, base, H_NONE, 0, disp);
 }
 
+/* op reg, imm32; shift reg, by */
+enum { ALU_OR = 1, ALU_AND = 4, ALU_CMP = 7, SHIFT_L = 4, SHIFT_R = 5 };
+
+static inline void emit_alu_imm(struct emit *e, bool w, unsigned op, unsigned reg, uint32_t imm)
+{
+	emit_rex(e, w, 0, 0, reg);
+	emit_u8(e, 0x81);
+	emit_u8(e, 0xc0 | op << 3 | (reg & 7));
+	emit_u32(e, imm);
+}
+
+static inline void emit_shift(struct emit *e, bool w, unsigned op, unsigned reg, unsigned by)
+{
+	emit_rex(e, w, 0, 0, reg);
+	emit_u8(e, 0xc1);
+	emit_u8(e, 0xc0 | op << 3 | (reg & 7));
+	emit_u8(e, by);
+}
+
+static inline void emit_push(struct emit *e, unsigned reg)
+{
+	emit_rex(e, false, 0, 0, reg);
+	emit_u8(e, 0x50 | (reg & 7));
+}
+
+static inline void emit_pop(struct emit *e, unsigned reg)
+{
+	emit_rex(e, false, 0, 0, reg);
+	emit_u8(e, 0x58 | (reg & 7));
+}
+
 /* --- moves: no flags -------------------------------------------------------------- */
 
 static inline void emit_mov(struct emit *e, unsigned dst, unsigned src)

@@ -187,6 +187,7 @@ static void drop_logged(struct cpu *c)
 {
 	struct mmu *m = c->mmu;
 
+	xlat_forget_pages(c);
 	if (m->nr_logged > LOG_MAX)
 		m->super = 0;
 	for (unsigned i = 0; i < MIN(m->nr_logged, (unsigned)LOG_MAX); i++)
@@ -414,6 +415,7 @@ void mmu_downgrade_code(struct cpu *c)
 {
 	const struct codemap *map = codemap_of(c);
 
+	xlat_forget_pages(c);
 	for (unsigned i = 0; i < TLB_ENTRIES; i++) {
 		if (c->tlb[i].write != TLB_INVALID && codemap_is_code(map, c->mmu->page[i]))
 			c->tlb[i].write = TLB_INVALID;

@@ -108,16 +108,23 @@ static void remember_jump(struct cpu *c, const struct xblock *b)
 	*word |= bit;
 }
 
+void xlat_forget_pages(struct cpu *c)
+{
+	c->x.page_asid = UINT64_MAX;
+}
+
 void xlat_page_flushed(struct cpu *c, uint64_t gva)
 {
 	uint64_t bit;
 
+	xlat_forget_pages(c);
 	if (c->xlat && (*filter_word(c->xlat, gva, &bit) & bit))
 		forget_jumps(c);
 }
 
 void xlat_asids_reused(struct cpu *c)
 {
+	xlat_forget_pages(c);
 	if (c->xlat)
 		forget_jumps(c);
 }
@@ -260,6 +267,11 @@ static void enter(struct cpu *c, const struct xblock *b)
 
 	*bv = (uint8_t)((*bv | XCR0_X87 | XCR0_SSE) & c->xlat->xsave_mask);
 	c->x.code = b->enter_jump;
+	if (unlikely(c->x.page_asid != c->asid)) {
+		for (unsigned i = 0; i < XPAGES; i++)
+			c->x.page[i] = XPAGE_NONE;
+		c->x.page_asid = c->asid;
+	}
 	((void (*)(void))(uintptr_t)c->xlat->tramp.enter)();
 	hide_host_addresses(c);
 }

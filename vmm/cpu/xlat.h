@@ -37,6 +37,9 @@ void xlat_asids_reused(struct cpu *c);
 /* In signal context: was it translated code? Then *f leads out of it. */
 bool xlat_host_fault(struct cpu *c, struct host_fault *f);
 
+/* Mappings or rights of the current address space have changed. */
+void xlat_forget_pages(struct cpu *c);
+
 /* The mapping of @gva has gone: whatever jumps there has to look again. */
 void xlat_page_flushed(struct cpu *c, uint64_t gva);
 

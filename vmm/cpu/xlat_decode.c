@@ -431,8 +431,8 @@ static void find_live_flags(struct gen *g)
  * change the mapping in between: a TLB shootdown is answered where attention is,
  * which is not inside a block.
  *
- * A look-up for a store serves loads, too, but not the other way round. Ranges are
- * kept short, because one that crosses a page goes to the interpreter.
+ * If one of them stores, the look-up is one for stores. Ranges are kept short, because one
+ * that crosses a page goes to the interpreter.
  */
 #define RANGE_MAX 256
 
@@ -440,7 +440,6 @@ struct group {
 	struct access *leader; /* NULL: none is open */
 	int32_t leader_delta;  /* of the register, since the groups of it began */
 	int32_t lo, hi;
-	bool write;
 };
 
 struct groups {
@@ -448,7 +447,28 @@ struct groups {
 	struct group open[GPR_COUNT];
 	int32_t delta[GPR_COUNT];
 	int8_t nr_slots;
+	uint16_t roaming; /* registers that may be anywhere next time: see find_roaming() */
 };
+
+/*
+ * The page cache. Most code goes on in the page where it was: a look-up first compares
+ * with the page that the last one by the same register found, or, for operands of
+ * other forms, the last one at the same place of the code. Loads and stores keep apart.
+ */
+enum { PAGES_BY_REG = 0, PAGES_BY_PLACE = 2 * GPR_COUNT, NR_PLACES = (XPAGES - PAGES_BY_PLACE) / 2 };
+
+static int8_t page_of_reg(unsigned gpr, bool write)
+{
+	return (int8_t)(PAGES_BY_REG + (write ? GPR_COUNT : 0) + gpr);
+}
+
+static int8_t page_of_place(const struct gen *g, const struct insn *n, bool write)
+{
+	uint64_t at = (g->b->hva & PAGE_MASK) + n->off;
+
+	at = at * 0x9e3779b97f4a7c15ull >> 32;
+	return (int8_t)(PAGES_BY_PLACE + (write ? NR_PLACES : 0) + at % NR_PLACES);
+}
 
 static void group_end(struct groups *s, unsigned gpr)
 {
@@ -460,12 +480,15 @@ static void group_end(struct groups *s, unsigned gpr)
 		p->leader->from = p->lo - p->leader_delta;
 		p->leader->bytes = (uint16_t)(p->hi - p->lo);
 	}
+	if (!(s->roaming & BIT(gpr)))
+		p->leader->page = page_of_reg(gpr, p->leader->write);
 	p->leader = NULL;
 }
 
 static void group_begin(struct groups *s, struct access *a, int32_t lo, unsigned bytes, bool write)
 {
-	s->open[a->base] = (struct group){ a, s->delta[a->base], lo, lo + (int32_t)bytes, write };
+	s->open[a->base] = (struct group){ a, s->delta[a->base], lo, lo + (int32_t)bytes };
+	a->write = write;
 	a->from = a->disp;
 	a->bytes = (uint16_t)bytes;
 }
@@ -476,7 +499,7 @@ static void note_access(struct groups *s, struct access *a, unsigned bytes, bool
 	int32_t lo = s->delta[a->base] + a->disp, hi = lo + (int32_t)bytes;
 
 	a->simple = true;
-	if (!p->leader || (write && !p->write) || MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX ||
+	if (!p->leader || (write && !p->leader->write && s->g->c->vm->cfg.exact_flags) || MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX ||
 	    (!p->leader->leads && s->nr_slots == XSLOTS)) {
 		group_end(s, a->base);
 		group_begin(s, a, lo, bytes, write);
@@ -486,10 +509,17 @@ static void note_access(struct groups *s, struct access *a, unsigned bytes, bool
 		p->leader->leads = true;
 		p->leader->slot = s->nr_slots++;
 	}
+	p->leader->write |= write;
 	p->lo = MIN(lo, p->lo);
 	p->hi = MAX(hi, p->hi);
-	a->follows = true;
-	a->slot = p->leader->slot;
+	a->leader = p->leader;
+}
+
+static bool roams(const struct groups *s, ZydisRegister r)
+{
+	uint8_t gpr = xlat_gpr(r);
+
+	return gpr != OP_NO_REG && (s->roaming & BIT(gpr));
 }
 
 static void note_operand(struct groups *s, struct insn *n)
@@ -497,6 +527,8 @@ static void note_operand(struct groups *s, struct insn *n)
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	bool write = p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 
+	if (!(roams(s, p->mem.base) || roams(s, p->mem.index)))
+		n->at.page = page_of_place(s->g, n, write);
 	if (n->z.address_width != 64 || p->mem.index != ZYDIS_REGISTER_NONE ||
 	    p->mem.base == ZYDIS_REGISTER_RIP || p->mem.base == ZYDIS_REGISTER_NONE ||
 	    p->mem.segment == ZYDIS_REGISTER_FS || p->mem.segment == ZYDIS_REGISTER_GS ||
@@ -505,8 +537,10 @@ static void note_operand(struct groups *s, struct insn *n)
 		return;
 	n->at.base = decode_gpr(p->mem.base);
 	n->at.disp = (int32_t)p->mem.disp.value;
-	if (xhome(n->at.base) != H_NONE)
-		note_access(s, &n->at, p->size / 8u, write);
+	if (xhome(n->at.base) == H_NONE)
+		return;
+	n->at.page = -1;
+	note_access(s, &n->at, p->size / 8u, write);
 }
 
 static void note_stack(struct groups *s, struct insn *n, unsigned base, int32_t disp, bool write)
@@ -516,18 +550,87 @@ static void note_stack(struct groups *s, struct insn *n, unsigned base, int32_t 
 	note_access(s, &n->stack, 8, write);
 }
 
-/* By how much @n moves RSP, if that is all it does to it. */
-static bool moves_stack(const struct insn *n, int32_t *by)
+/* The register that @n moves by a known amount, if that is all it does; OP_NO_REG: none. */
+static uint8_t moved_register(const struct insn *n, int32_t *by)
 {
 	const ZydisDecodedOperand *p = n->operand;
-	int64_t imm = p[1].imm.value.s;
+	int64_t imm;
 
-	if (n->z.operand_width != 64 || p[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
-	    p[0].reg.value != ZYDIS_REGISTER_RSP || n->kind != K_PLAIN ||
-	    p[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE || imm != (int16_t)imm)
+	if (n->z.operand_width != 64 || p[0].type != ZYDIS_OPERAND_TYPE_REGISTER)
+		return OP_NO_REG;
+	switch (n->z.mnemonic) {
+	case ZYDIS_MNEMONIC_INC:
+		imm = 1;
+		break;
+	case ZYDIS_MNEMONIC_DEC:
+		imm = -1;
+		break;
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_SUB:
+		if (p[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+			return OP_NO_REG;
+		imm = n->z.mnemonic == ZYDIS_MNEMONIC_ADD ? p[1].imm.value.s : -p[1].imm.value.s;
+		break;
+	case ZYDIS_MNEMONIC_LEA:
+		if (n->z.address_width != 64 || p[1].mem.base != p[0].reg.value ||
+		    p[1].mem.index != ZYDIS_REGISTER_NONE)
+			return OP_NO_REG;
+		imm = p[1].mem.disp.value;
+		break;
+	default:
+		return OP_NO_REG;
+	}
+	*by = (int32_t)imm;
+	return imm == (int16_t)imm ? xlat_gpr(p[0].reg.value) : OP_NO_REG;
+}
+
+/* Does @n give its destination a value that is about the same each time? */
+static bool sets_steadily(const struct insn *n)
+{
+	const ZydisDecodedOperand *p = n->operand;
+
+	switch (n->z.mnemonic) {
+	case ZYDIS_MNEMONIC_POP:
+	case ZYDIS_MNEMONIC_LEAVE:
+		return true;
+	case ZYDIS_MNEMONIC_XOR:
+		return p[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		       p[0].reg.value == p[1].reg.value;
+	case ZYDIS_MNEMONIC_LEA:
+		return p[1].mem.index == ZYDIS_REGISTER_NONE;
+	case ZYDIS_MNEMONIC_MOV:
+		if (p[1].type != ZYDIS_OPERAND_TYPE_MEMORY)
+			return true;
+		return p[1].mem.index == ZYDIS_REGISTER_NONE &&
+		       (p[1].mem.base == ZYDIS_REGISTER_RSP || p[1].mem.base == ZYDIS_REGISTER_RIP);
+	default:
 		return false;
-	*by = n->z.mnemonic == ZYDIS_MNEMONIC_ADD ? (int32_t)imm : -(int32_t)imm;
-	return n->z.mnemonic == ZYDIS_MNEMONIC_ADD || n->z.mnemonic == ZYDIS_MNEMONIC_SUB;
+	}
+}
+
+/*
+ * Registers that the block computes or loads are not likely to point to the same page
+ * next time: a list's next node, an index out of a hash. The TLB knows more pages.
+ */
+static void find_roaming(struct groups *s)
+{
+	int32_t by;
+
+	for (unsigned i = 0; i < s->g->nr_insns; i++) {
+		const struct insn *n = &s->g->insn[i];
+
+		if (moved_register(n, &by) != OP_NO_REG || sets_steadily(n))
+			continue;
+		for (unsigned j = 0; j < n->z.operand_count; j++) {
+			const ZydisDecodedOperand *p = &n->operand[j];
+
+			if (p->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+			    (p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+			    xlat_gpr(p->reg.value) != OP_NO_REG &&
+			    xlat_gpr(p->reg.value) != RSP)
+				s->roaming |= (uint16_t)BIT(xlat_gpr(p->reg.value));
+		}
+	}
 }
 
 static void note_writes(struct groups *s, const struct insn *n)
@@ -551,9 +654,10 @@ static void note_writes(struct groups *s, const struct insn *n)
 
 static void note_insn(struct groups *s, struct insn *n)
 {
+	uint8_t gpr;
 	int32_t by;
 
-	n->at = n->stack = (struct access){ .slot = -1 };
+	n->at = n->stack = (struct access){ .slot = -1, .page = -1 };
 	if (n->mem >= 0 && n->kind != K_LEA)
 		note_operand(s, n);
 	switch (n->kind) {
@@ -579,8 +683,9 @@ static void note_insn(struct groups *s, struct insn *n)
 		note_stack(s, n, RBP, 0, false);
 		break;
 	default:
-		if (moves_stack(n, &by)) {
-			s->delta[RSP] += by;
+		gpr = moved_register(n, &by);
+		if (gpr != OP_NO_REG) {
+			s->delta[gpr] += by;
 			return;
 		}
 	}
@@ -592,6 +697,7 @@ static void find_groups(struct gen *g)
 	struct groups s = { .g = g };
 	unsigned i;
 
+	find_roaming(&s);
 	for (i = 0; i < g->nr_insns; i++)
 		note_insn(&s, &g->insn[i]);
 	for (i = 0; i < GPR_COUNT; i++)

@@ -224,50 +224,90 @@ static void emit_probe(struct gen *g, struct insn *n, const struct access *a, un
 		     CPU_OFF(tlb_entries) + (int32_t)offsetof(struct tlb_entry, addend));
 }
 
+/*
+ * The faster path, with the address in @addr: is it in the page that was last seen here?
+ * @scratch may be @addr, which is then lost.
+ */
+static void emit_page_check(struct gen *g, struct insn *n, const struct access *a, int8_t page,
+			    unsigned bytes, bool write, unsigned addr, unsigned scratch,
+			    uint8_t *retry)
+{
+	struct emit *e = g->e;
+	struct cold *k = new_cold(g, COLD_PAGE);
+
+	emit_mov(e, scratch, addr);
+	emit_gs(e, true, 0x2b, scratch, CPU_OFF(x.page) + 8 * page); /* sub */
+	emit_alu_imm(e, true, ALU_CMP, scratch, (uint32_t)(PAGE_SIZE - bytes));
+	k->from = emit_jcc(e, CC_A, 0);
+	k->back = (uint64_t)((int64_t)(uintptr_t)retry + e->rx);
+	k->insn = n;
+	k->access = a;
+	k->write = write;
+	k->bytes = (uint16_t)bytes;
+	k->page = page;
+}
+
+static int32_t addend_off(int8_t page)
+{
+	return CPU_OFF(x.addend) + 8 * page;
+}
+
+/* Where a leader has left what to add. */
 static int32_t slot_off(const struct access *a)
 {
-	return CPU_OFF(x.slot) + 8 * a->slot;
+	return a->page >= 0 ? addend_off(a->page) : CPU_OFF(x.slot) + 8 * a->slot;
 }
 
 /* An access of the form [register + displacement], alone or in a group. */
-static struct place emit_simple(struct gen *g, struct insn *n, const struct access *a, bool write)
+static struct place emit_simple(struct gen *g, struct insn *n, const struct access *a)
 {
 	struct emit *e = g->e;
 	unsigned base = xhome(a->base);
 	uint8_t *retry;
 
-	if (a->follows) {
-		emit_gs_load(e, S2, slot_off(a));
+	if (a->leader) {
+		emit_gs_load(e, S2, slot_off(a->leader));
 		return (struct place){ (uint8_t)base, true, a->disp };
 	}
 	spill_flags(g, n->live_in);
 	retry = e->p;
 	emit_lea(e, true, S2, base, H_NONE, 0, a->from);
-	emit_probe(g, n, a, a->bytes, write, retry);
-	if (a->leads)
-		emit_gs_store(e, S2, slot_off(a));
+	if (a->page >= 0) {
+		emit_page_check(g, n, a, a->page, a->bytes, a->write, S2, S2, retry);
+		emit_gs_load(e, S2, addend_off(a->page));
+	} else {
+		emit_probe(g, n, a, a->bytes, a->write, retry);
+		if (a->leads)
+			emit_gs_store(e, S2, slot_off(a));
+	}
 	return (struct place){ (uint8_t)base, true, a->disp };
 }
 
 /* The memory operand. Its place is good until r11 is used again. */
 static struct place emit_operand(struct gen *g, struct insn *n, bool write)
 {
+	unsigned bytes = n->operand[n->mem].size / 8u;
 	uint8_t *retry;
 
 	if (n->at.simple)
-		return emit_simple(g, n, &n->at, write);
+		return emit_simple(g, n, &n->at);
 	spill_flags(g, n->live_in);
 	retry = g->e->p;
 	emit_address(g, n, S2, S1);
-	emit_probe(g, n, NULL, n->operand[n->mem].size / 8u, write, retry);
+	if (n->at.page >= 0) {
+		emit_page_check(g, n, NULL, n->at.page, bytes, write, S2, S1, retry);
+		emit_gs(g->e, true, 0x03, S2, addend_off(n->at.page)); /* add */
+		return (struct place){ S2, false, 0 };
+	}
+	emit_probe(g, n, NULL, bytes, write, retry);
 	emit_address(g, n, S1, H_NONE);
 	emit_lea(g->e, true, S2, S2, S1, 0, 0);
 	return (struct place){ S2, false, 0 };
 }
 
-static struct place emit_stack(struct gen *g, struct insn *n, bool write)
+static struct place emit_stack(struct gen *g, struct insn *n)
 {
-	return emit_simple(g, n, &n->stack, write);
+	return emit_simple(g, n, &n->stack);
 }
 
 /* --- instructions that keep their form ----------------------------------------------------- */
@@ -451,7 +491,7 @@ static void move_stack(struct gen *g, int32_t by)
 	emit_lea(g->e, true, H_R15, H_R15, H_NONE, 0, by);
 }
 
-static bool emit_push(struct gen *g, struct insn *n)
+static bool emit_push_insn(struct gen *g, struct insn *n)
 {
 	const ZydisDecodedOperand *p = &n->operand[0];
 	struct emit *e = g->e;
@@ -463,25 +503,25 @@ static bool emit_push(struct gen *g, struct insn *n)
 		at = emit_operand(g, n, false);
 		emit_at(e, true, 0x8b, S1, &at);
 		emit_gs_store(e, S1, CPU_OFF(s.rip));
-		at = emit_stack(g, n, true);
+		at = emit_stack(g, n);
 		emit_gs_load(e, S1, CPU_OFF(s.rip));
 		emit_at(e, true, 0x89, S1, &at);
 	} else if (p->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		at = emit_stack(g, n, true);
+		at = emit_stack(g, n);
 		emit_at(e, true, 0xc7, 0, &at);
 		emit_u32(e, (uint32_t)p->imm.value.s);
 	} else {
-		at = emit_stack(g, n, true);
+		at = emit_stack(g, n);
 		emit_at(e, true, 0x89, get_reg(g, xlat_gpr(p->reg.value), S1), &at);
 	}
 	move_stack(g, -8);
 	return true;
 }
 
-static bool emit_pop(struct gen *g, struct insn *n)
+static bool emit_pop_insn(struct gen *g, struct insn *n)
 {
 	unsigned gpr = xlat_gpr(n->operand[0].reg.value);
-	struct place at = emit_stack(g, n, false);
+	struct place at = emit_stack(g, n);
 	unsigned to = xhome(gpr) == H_NONE || gpr == RSP ? S1 : xhome(gpr);
 
 	emit_at(g->e, true, 0x8b, to, &at);
@@ -493,7 +533,7 @@ static bool emit_pop(struct gen *g, struct insn *n)
 
 static bool emit_leave(struct gen *g, struct insn *n)
 {
-	struct place at = emit_stack(g, n, false);
+	struct place at = emit_stack(g, n);
 
 	emit_at(g->e, true, 0x8b, S1, &at);
 	emit_lea(g->e, true, H_R15, H_RBP, H_NONE, 0, 8);
@@ -511,24 +551,6 @@ static void emit_unless(struct gen *g, int32_t off)
 	new_cold(g, COLD_INTERP)->from = emit_jcc(g->e, CC_NZ, 0);
 }
 
-static void emit_alu_imm(struct emit *e, unsigned op, unsigned reg, uint32_t imm)
-{
-	emit_rex(e, false, 0, 0, reg);
-	emit_u8(e, 0x81);
-	emit_u8(e, 0xc0 | op << 3 | (reg & 7));
-	emit_u32(e, imm);
-}
-
-static void emit_shift(struct emit *e, unsigned op, unsigned reg, unsigned by)
-{
-	emit_rex(e, false, 0, 0, reg);
-	emit_u8(e, 0xc1);
-	emit_u8(e, 0xc0 | op << 3 | (reg & 7));
-	emit_u8(e, by);
-}
-
-enum { ALU_OR = 1, ALU_AND = 4, SHIFT_L = 4, SHIFT_R = 5 };
-
 /* What cpu_rflags() does, without RF and VM. */
 static bool emit_pushf(struct gen *g, struct insn *n)
 {
@@ -538,17 +560,17 @@ static bool emit_pushf(struct gen *g, struct insn *n)
 	spill_flags(g, FLAGS_ALL);
 	emit_gs(e, false, 0x8b, S1, CPU_OFF(fl));
 	emit_mov(e, S2, S1);
-	emit_shift(e, SHIFT_R, S1, 8);
-	emit_alu_imm(e, ALU_AND, S1, RFLAGS_ARITH & 0xff);
-	emit_alu_imm(e, ALU_AND, S2, FL_OF);
-	emit_shift(e, SHIFT_L, S2, 11);
+	emit_shift(e, false, SHIFT_R, S1, 8);
+	emit_alu_imm(e, false, ALU_AND, S1, RFLAGS_ARITH & 0xff);
+	emit_alu_imm(e, false, ALU_AND, S2, FL_OF);
+	emit_shift(e, false, SHIFT_L, S2, 11);
 	emit_rr(e, false, 0x09, S2, S1); /* or r10d, r11d */
 	emit_gs(e, false, 0x8b, S2, CPU_OFF(s.rflags));
-	emit_alu_imm(e, ALU_AND, S2, (uint32_t) ~(RFLAGS_ARITH | RFLAGS_RF | RFLAGS_VM));
+	emit_alu_imm(e, false, ALU_AND, S2, (uint32_t) ~(RFLAGS_ARITH | RFLAGS_RF | RFLAGS_VM));
 	emit_rr(e, false, 0x09, S2, S1);
-	emit_alu_imm(e, ALU_OR, S1, RFLAGS_ONE);
+	emit_alu_imm(e, false, ALU_OR, S1, RFLAGS_ONE);
 	emit_gs_store(e, S1, CPU_OFF(s.rip));
-	at = emit_stack(g, n, true);
+	at = emit_stack(g, n);
 	emit_gs_load(e, S1, CPU_OFF(s.rip));
 	emit_at(e, true, 0x89, S1, &at);
 	move_stack(g, -8);
@@ -703,7 +725,7 @@ static bool emit_call_insn(struct gen *g, struct insn *n)
 	spill_flags(g, FLAGS_ALL);
 	if (!direct && !emit_indirect_target(g, n))
 		return false;
-	at = emit_stack(g, n, true);
+	at = emit_stack(g, n);
 	emit_rip(g, S1, n->off + n->z.length);
 	emit_at(g->e, true, 0x89, S1, &at);
 	move_stack(g, -8);
@@ -725,7 +747,7 @@ static bool emit_ret_insn(struct gen *g, struct insn *n)
 	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
 		pop += (int32_t)n->operand[0].imm.value.u;
 	spill_flags(g, FLAGS_ALL);
-	at = emit_stack(g, n, false);
+	at = emit_stack(g, n);
 	emit_at(g->e, true, 0x8b, S1, &at);
 	move_stack(g, pop);
 	emit_count(g, g->index + 1);
@@ -779,8 +801,13 @@ static void cold_fill(struct gen *g, const struct cold *k)
 	else
 		emit_address(g, k->insn, S1, S2);
 	emit_gs_imm32(e, CPU_OFF(x.what), xwhat(k->insn->off, k->index));
-	emit_mov_imm(e, S2, k->bytes);
-	emit_call(e, g->x->tramp.fill[k->write]);
+	if (k->kind == COLD_PAGE) {
+		emit_mov_imm(e, S2, k->bytes | (uint32_t)k->page << 16);
+		emit_call(e, g->x->tramp.page[k->write]);
+	} else {
+		emit_mov_imm(e, S2, k->bytes);
+		emit_call(e, g->x->tramp.fill[k->write]);
+	}
 	emit_jmp(e, k->back);
 }
 
@@ -859,7 +886,7 @@ static void emit_cold(struct gen *g)
 		const struct cold *k = &g->cold[i];
 
 		emit_patch(g->e, k->from, emit_here(g->e));
-		if (k->kind == COLD_FILL)
+		if (k->kind == COLD_FILL || k->kind == COLD_PAGE)
 			cold_fill(g, k);
 		else if (k->kind == COLD_EDGE)
 			cold_edge(g, k);
@@ -888,9 +915,9 @@ static bool emit_insn(struct gen *g, struct insn *n)
 	case K_LEA:
 		return emit_lea_insn(g, n);
 	case K_PUSH:
-		return emit_push(g, n);
+		return emit_push_insn(g, n);
 	case K_POP:
-		return emit_pop(g, n);
+		return emit_pop_insn(g, n);
 	case K_LEAVE:
 		return emit_leave(g, n);
 	case K_PUSHF:

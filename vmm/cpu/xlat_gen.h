@@ -10,7 +10,7 @@
 #define FLAGS_ALL RFLAGS_ARITH
 #define S1        H_R10
 #define S2        H_R11
-#define COLD_MAX  (4 * XBLOCK_INSNS)
+#define COLD_MAX  (6 * XBLOCK_INSNS)
 
 enum kind {
 	K_INTERP, /* for the interpreter; ends the block */
@@ -37,11 +37,13 @@ enum kind {
  * block may have looked up already: see find_groups().
  */
 struct access {
-	bool simple;  /* it is of this form */
-	bool follows; /* the leader's look-up serves: what to add is in x.slot[] */
-	bool leads;   /* others follow */
-	uint8_t base; /* guest register */
-	int8_t slot;
+	bool simple;                 /* it is of this form */
+	const struct access *leader; /* whose look-up serves; NULL: its own */
+	bool leads;                  /* others follow */
+	bool write;                  /* what the leader looks up is good for stores */
+	uint8_t base;                /* guest register */
+	int8_t page;                 /* slot of the page cache, or -1: the TLB is asked */
+	int8_t slot;                 /* then: where in x.slot[] followers find what to add */
 	int32_t disp;
 	int32_t from; /* what a leader looks up: [register + from], for so many bytes */
 	uint16_t bytes;
@@ -62,7 +64,7 @@ struct insn {
 	struct access at, stack; /* of the memory operand, and of what it does to the stack */
 };
 
-enum cold_kind { COLD_FILL, COLD_EDGE, COLD_FAR, COLD_STOP, COLD_LOOKUP, COLD_INTERP };
+enum cold_kind { COLD_FILL, COLD_PAGE, COLD_EDGE, COLD_FAR, COLD_STOP, COLD_LOOKUP, COLD_INTERP };
 
 /* Something to emit after the hot code. */
 struct cold {
@@ -77,6 +79,7 @@ struct cold {
 	const struct access *access; /* NULL: the memory operand's address */
 	uint16_t bytes;
 	bool write;
+	int8_t page; /* COLD_PAGE, besides: the slot */
 
 	/* COLD_EDGE, COLD_FAR */
 	uint8_t edge;

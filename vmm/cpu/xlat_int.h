@@ -23,7 +23,7 @@
 #include <Zydis/Zydis.h>
 
 #define XBLOCK_INSNS    64
-#define XBLOCK_CODE_MAX 24576 /* bytes of host code a block can make at the most */
+#define XBLOCK_CODE_MAX 32768 /* bytes of host code a block can make at the most */
 
 enum xlat_exit {
 	XEXIT_EDGE,        /* what: block number * 2 + edge */
@@ -79,6 +79,7 @@ struct xtramp {
 	uint64_t leave;          /* registers -> c->s, back to C */
 	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, XEXIT_ATTEND */
 	uint64_t fill[2];        /* by write: fill the TLB for r11 bytes at the address in r10 */
+	uint64_t page[2];        /* by write: the same, and page cache slot r11 >> 16, too */
 	uint64_t vec_load, ret;
 };
 

@@ -96,10 +96,8 @@ static uint8_t *if_vec_live(struct emit *e)
 static void make_enter(struct emit *e, struct xtramp *t)
 {
 	t->enter = emit_here(e);
-	for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++) {
-		emit_rex(e, false, 0, 0, callee_saved[i]);
-		emit_u8(e, 0x50 | (callee_saved[i] & 7));
-	}
+	for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++)
+		emit_push(e, callee_saved[i]);
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
 	emit_gs_store(e, H_RSP, CPU_OFF(x.host_rsp));
 	load_guest(e);
@@ -129,10 +127,8 @@ static void make_leave(struct emit *e, const struct xlat *x, struct xtramp *t)
 	emit_patch(e, skip, emit_here(e));
 	emit_gs_load(e, H_RSP, CPU_OFF(x.host_rsp));
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
-	for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;) {
-		emit_rex(e, false, 0, 0, callee_saved[i]);
-		emit_u8(e, 0x58 | (callee_saved[i] & 7));
-	}
+	for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;)
+		emit_pop(e, callee_saved[i]);
 	emit_u8(e, 0xc3);
 }
 
@@ -233,6 +229,51 @@ static uint64_t make_fill(struct emit *e, const struct xlat *x, enum mmu_access 
 	return here;
 }
 
+/*
+ * As above, but the page goes to the page cache. The slot's number is above the number of
+ * bytes in r11. The caller looks again, so that there is one place where ranges are checked.
+ */
+static uint64_t make_page(struct emit *e, const struct xlat *x, enum mmu_access access)
+{
+	uint64_t here = emit_here(e);
+	int32_t tag = CPU_OFF(tlb_entries) + (int32_t)(access == MMU_WRITE
+							       ? offsetof(struct tlb_entry, write)
+							       : offsetof(struct tlb_entry, read));
+	uint8_t *miss;
+
+	emit_push(e, H_RAX);
+	emit_push(e, H_RCX);
+	emit_rex(e, false, H_RAX, 0, H_R11); /* movzx eax, r11w */
+	emit_u8(e, 0x0f);
+	emit_u8(e, 0xb7);
+	emit_u8(e, 0xc0 | H_RAX << 3 | (H_R11 & 7));
+	emit_lea(e, true, H_RAX, H_RAX, H_R10, 0, -1);
+	emit_alu_imm(e, true, ALU_AND, H_RAX, (uint32_t)PAGE_MASK);
+	emit_gs(e, true, 0x0b, H_RAX, CPU_OFF(asid));
+	emit_rr(e, false, 0x89, H_R10, H_RCX);
+	emit_shift(e, false, SHIFT_R, H_RCX, PAGE_SHIFT - 5);
+	emit_alu_imm(e, false, ALU_AND, H_RCX, (TLB_ENTRIES - 1) * sizeof(struct tlb_entry));
+	emit_gs_base(e, true, 0x3b, H_RAX, H_RCX, tag);
+	miss = emit_jcc(e, CC_NZ, 0);
+	emit_gs_base(e, true, 0x8b, H_RAX, H_RCX,
+		     CPU_OFF(tlb_entries) + (int32_t)offsetof(struct tlb_entry, addend));
+	emit_shift(e, false, SHIFT_R, H_R11, 16 - 3);
+	emit_alu_imm(e, true, ALU_AND, H_R10, (uint32_t)PAGE_MASK);
+	emit_alu_imm(e, false, ALU_AND, H_R11, 0xffff & ~7u);
+	emit_gs_base(e, true, 0x89, H_R10, H_R11, CPU_OFF(x.page));
+	emit_gs_base(e, true, 0x89, H_RAX, H_R11, CPU_OFF(x.addend));
+	emit_pop(e, H_RCX);
+	emit_pop(e, H_RAX);
+	emit_u8(e, 0xc3);
+
+	emit_patch(e, miss, emit_here(e));
+	emit_pop(e, H_RCX);
+	emit_pop(e, H_RAX);
+	emit_alu_imm(e, false, ALU_AND, H_R11, 0xffff);
+	emit_jmp(e, x->tramp.fill[access == MMU_WRITE]);
+	return here;
+}
+
 void xtramp_make(struct xlat *x)
 {
 	struct emit *e = &x->e;
@@ -245,4 +286,6 @@ void xtramp_make(struct xlat *x)
 	t->attend = make_exit(e, t, XEXIT_ATTEND);
 	t->fill[0] = make_fill(e, x, MMU_READ);
 	t->fill[1] = make_fill(e, x, MMU_WRITE);
+	t->page[0] = make_page(e, x, MMU_READ);
+	t->page[1] = make_page(e, x, MMU_WRITE);
 }
