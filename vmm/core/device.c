@@ -471,9 +471,11 @@ int dev_dma_write(struct dev *d, uint64_t gpa, const void *buf, uint64_t bytes)
 	struct vm *vm = d->vm;
 	int err = gmem_write(&vm->gmem, gpa, buf, bytes);
 
-	if (!err)
-		vm->engine->code_changed(vm, gpa, bytes);
-	return err;
+	if (err)
+		return err;
+	vm_dirtied(vm, gpa, bytes);
+	vm->engine->code_changed(vm, gpa, bytes);
+	return 0;
 }
 
 /* --- the rest --------------------------------------------------------------------- */

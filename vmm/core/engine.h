@@ -92,6 +92,13 @@ struct engine_ops {
 	 */
 	int (*doorbell)(struct vm *vm, struct dev_doorbell *b, uint64_t gpa);
 	void (*doorbell_free)(struct vm *vm, struct dev_doorbell *b);
+	/*
+	 * Any thread, one at a time: begin or end to keep account of the pages that vCPUs write;
+	 * the account of a slot of vm->gmem since it was last taken, a bit a page, into @bitmap,
+	 * whose last word is whole. -errno. Both NULL: it cannot.
+	 */
+	int (*dirty_log)(struct vm *vm, bool on);
+	int (*dirty_take)(struct vm *vm, unsigned slot, uint64_t *bitmap);
 	/* Any thread: the PIC's output changed; level true asks the BSP to take ExtINT. */
 	void (*extint)(struct vm *vm, bool level);
 	/* Any thread. */

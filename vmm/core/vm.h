@@ -69,6 +69,9 @@ struct vm {
 		uint32_t sources;
 	} line[GSI_COUNT];
 
+	/* What devices have written, like the bitmap of vmm_dirty_take(); NULL: nobody asks. */
+	_Atomic uint64_t *_Atomic dirty;
+	bool dirty_on; /* by whoever asks */
 	struct vm_message message[VM_MESSAGES_MAX];
 	struct lock map_lock;     /* what moves on the memory bus; taken below a device's lock */
 	struct lock console_lock; /* around cfg.console(): several devices write; taken last */
@@ -110,6 +113,8 @@ void vm_vcpu_done(struct vcpu *c);
  * too little; the first one stays. Any thread. Returns @err.
  */
 int vm_refuse(struct vm *vm, int err, const char *fmt, ...) __printf(3, 4);
+/* A device has written to RAM. Any thread. */
+void vm_dirtied(struct vm *vm, uint64_t gpa, uint64_t bytes);
 /* A debugger's point was met: pause, and tell. */
 void vm_debug_stop(struct vcpu *c, uint64_t detail);
 

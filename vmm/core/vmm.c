@@ -303,6 +303,7 @@ void vmm_destroy(struct vm *vm)
 	for (unsigned i = 0; i < vm->nr_regions; i++)
 		h->ops->mem_unmap(h->ctx, &vm->region[i]);
 	free(vm->vcpu);
+	free((void *)atomic_load(&vm->dirty));
 	h->ops->free(h->ctx, vm, sizeof(*vm));
 }
 

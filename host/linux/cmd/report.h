@@ -16,6 +16,13 @@ json_t *report_plan_json(const struct machine_model *m, const struct plan *p);
 void report_stats(FILE *out, struct vm *vm);
 json_t *report_stats_json(struct vm *vm);
 
+/*
+ * report_kvm.c: exits by reason, and which accelerations are active and why, of a machine
+ * under KVM; nothing and NULL with another engine.
+ */
+void report_kvm(FILE *out, struct vm *vm);
+json_t *report_kvm_json(struct vm *vm);
+
 const char *report_end_name(enum vmm_end end);
 
 /* One document on standard output, freed; @flags as of json_dumpf(). An exit status. */

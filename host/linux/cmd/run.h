@@ -12,7 +12,7 @@ struct run_options {
 	unsigned policy;                                    /* enum plan_policy */
 	uint64_t pages;
 	bool exclusive, explain;
-	unsigned cpus, nodes, timeout_s, gdb_port;
+	unsigned cpus, nodes, timeout_s, gdb_port, halt_poll_ns;
 	unsigned engine; /* enum run_engine */
 	unsigned clock;  /* enum clock_source */
 	uint64_t memory, code_cache;

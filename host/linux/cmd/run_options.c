@@ -13,6 +13,9 @@
 #define TIMEOUT_MAX  (366u * 24 * 3600)
 #define NAME_LEN_MAX 64
 
+#define HALT_POLL_MAX_NS 1000000000u
+#define HALT_POLL_UNSET  UINT32_MAX
+
 static const char *const engine_names[] = { "auto", "kvm", "soft", "interp", NULL };
 static const char *const policy_names[] = { "balanced", "compact", "spread", "isolate", NULL };
 static const char *const clock_names[] = { "host", "icount", NULL };
@@ -55,6 +58,8 @@ static const struct option table[] = {
 	  .help = "guest time: host, or icount: repeats exactly, one CPU (host)" },
 	{ "prefault", NULL, OPT_SWITCH, OFFSET(prefault),
 	  .help = "populate all guest memory before the start" },
+	{ "halt-poll", "NS", OPT_NUMBER, OFFSET(halt_poll_ns), .max = HALT_POLL_MAX_NS,
+	  .help = "KVM: how long an idle vCPU polls before it sleeps (0 where PUs are shared)" },
 	{ "code-cache", "SIZE", OPT_SIZE, OFFSET(code_cache), .min = VMM_CODE_CACHE_MIN,
 	  .max = GIB(1), .help = "translated code a CPU keeps, software engine (32M)" },
 	{ "config", "FILE.yaml", OPT_TEXT, OFFSET(config), .flag_only = true,
@@ -123,6 +128,7 @@ int run_options_get(struct option_set *s, int argc, char **argv, struct run_opti
 		.memory = GIB(1),
 		.engine = ENGINE_AUTO,
 		.reboot = true,
+		.halt_poll_ns = HALT_POLL_UNSET,
 	};
 	status = options_from_args(s, argc, argv);
 	if (!status)

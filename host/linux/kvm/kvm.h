@@ -20,6 +20,7 @@
 
 #include "compat.h"
 #include "core/vm.h"
+#include "engine_kvm.h"
 
 #include <pthread.h>
 
@@ -28,6 +29,7 @@
 #define KVM_DEBUG_POINTS 4  /* the processor's debug registers */
 #define KVM_EXIT_KINDS   48
 #define KVM_UNKNOWN_MSRS 32
+#define KVM_COUNTERS_MAX 96
 
 /* A level-triggered message whose end the kernel tells us; see machine.c. */
 struct kvm_route {
@@ -41,6 +43,20 @@ struct kvm_message {
 	uint64_t addr; /* 0: none yet */
 	uint32_t data;
 	int fd; /* an irqfd, or -1 */
+};
+
+/* One of the kernel's counters; see stats.c. */
+struct kvm_counter {
+	char name[48];
+	uint32_t offset;
+	int stat; /* enum vcpu_stat that it is, or -1 */
+};
+
+struct kvm_counters {
+	bool described; /* by kvm_machine.lock; then all is constant */
+	_Atomic unsigned nr;
+	uint32_t data_offset, data_bytes;
+	struct kvm_counter counter[KVM_COUNTERS_MAX];
 };
 
 struct kvm_point {
@@ -71,6 +87,9 @@ struct kvm_machine {
 	int64_t clock_base;   /* the guest clock's, for which kvmclock was set */
 	bool clock_set;
 
+	struct kvm_counters counters;
+	int64_t halt_poll_ns; /* set for this machine; -1: not */
+
 	/* Changed with every vCPU parked. */
 	struct kvm_point point[KVM_DEBUG_POINTS];
 	unsigned nr_points;
@@ -92,7 +111,9 @@ struct kvm_cpu {
 	uint64_t tsc_deadline; /* to be set when the TSC is, while !clock_set */
 	uint32_t debug_epoch;
 	bool stepping;
-	_Atomic uint64_t exits[KVM_EXIT_KINDS]; /* by KVM_EXIT_*; the owner writes */
+	/* The owner writes: exits that came to us, by KVM_EXIT_*; the kernel's counters. */
+	_Atomic uint64_t exits[KVM_EXIT_KINDS];
+	_Atomic uint64_t kernel[KVM_COUNTERS_MAX];
 };
 
 static inline struct kvm_machine *machine_of(const struct vm *vm)
@@ -104,6 +125,14 @@ static inline struct kvm_cpu *kvm_cpu_of(const struct vcpu *v)
 {
 	return v->engine_data;
 }
+
+/* How the engine reaches the kernel, but for KVM_RUN; tests put themselves in between. */
+struct kvm_sys {
+	int (*open)(void); /* as the system calls: -1 and errno */
+	int (*ioctl)(int fd, unsigned long request, void *arg);
+};
+extern const struct kvm_sys kvm_sys_linux;
+extern const struct kvm_sys *kvm_sys;
 
 /* ioctl() as 0 or more, or -errno; an interrupted one is begun again. */
 int kvm_ioctl(int fd, unsigned long request, void *arg);
@@ -128,6 +157,8 @@ int kvm_open(char *why, size_t why_bytes);
 int kvm_machine_create(struct vm *vm);
 void kvm_machine_destroy(struct vm *vm);
 void kvm_msi(struct vm *vm, uint64_t addr, uint32_t data);
+int kvm_dirty_log(struct vm *vm, bool on);
+int kvm_dirty_take(struct vm *vm, unsigned slot, uint64_t *bitmap);
 /* Before the vCPU enters guest code: its clocks are those of the machine. */
 void kvm_sync_clock(struct kvm_cpu *c);
 /* What the guest has made of its TSC since, into c->tsc_offset and c->tsc_deadline. */

@@ -115,6 +115,20 @@ static bool pus_are_shared(const struct vm *vm)
 	return false;
 }
 
+static int set_halt_polling(struct vm *vm)
+{
+	struct kvm_machine *m = machine_of(vm);
+	uint32_t ns = vm->cfg.halt_poll_set ? vm->cfg.halt_poll_ns : 0;
+	int err;
+
+	if (!vm->cfg.halt_poll_set && !pus_are_shared(vm))
+		return 0; /* it stays as the administrator set it */
+	err = has_cap(m, KVM_CAP_HALT_POLL) > 0 ? enable(m, KVM_CAP_HALT_POLL, ns) : -ENOTSUP;
+	if (!err)
+		m->halt_poll_ns = ns;
+	return vm->cfg.halt_poll_set ? err : 0;
+}
+
 struct setup {
 	const char *what;
 	int err;
@@ -135,15 +149,16 @@ static struct setup set_up(struct vm *vm)
 	err = enable(m, KVM_CAP_X2APIC_API, x2apic);
 	if (err)
 		return (struct setup){ "KVM_CAP_X2APIC_API", err };
-	if (has_cap(m, KVM_CAP_HALT_POLL) > 0 && pus_are_shared(vm))
-		enable(m, KVM_CAP_HALT_POLL, 0); /* else it stays as the administrator set it */
+	err = set_halt_polling(vm);
+	if (err)
+		return (struct setup){ "--halt-poll (KVM_CAP_HALT_POLL)", err };
 	err = kvm_msr_filter(m);
 	return (struct setup){ "KVM_CAP_X86_MSR_FILTER", err };
 }
 
 /* --- memory ------------------------------------------------------------------------ */
 
-static int add_memory(struct vm *vm)
+static int set_memory(struct vm *vm, uint32_t flags)
 {
 	const struct kvm_machine *m = machine_of(vm);
 
@@ -151,6 +166,7 @@ static int add_memory(struct vm *vm)
 		const struct gmem_slot *s = &vm->gmem.slot[i];
 		struct kvm_userspace_memory_region r = {
 			.slot = i,
+			.flags = flags,
 			.guest_phys_addr = s->gpa,
 			.memory_size = s->bytes,
 			.userspace_addr = (uintptr_t)s->hva,
@@ -165,6 +181,19 @@ static int add_memory(struct vm *vm)
 					 (unsigned long long)s->gpa, strerror(-err));
 	}
 	return 0;
+}
+
+int kvm_dirty_log(struct vm *vm, bool on)
+{
+	return set_memory(vm, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+}
+
+/* What is taken is protected anew: the next write to it shows in the next log. */
+int kvm_dirty_take(struct vm *vm, unsigned slot, uint64_t *bitmap)
+{
+	struct kvm_dirty_log log = { .slot = slot, .dirty_bitmap = bitmap };
+
+	return kvm_ioctl(machine_of(vm)->vm_fd, KVM_GET_DIRTY_LOG, &log);
 }
 
 /* --- life --------------------------------------------------------------------------- */
@@ -222,6 +251,7 @@ int kvm_machine_create(struct vm *vm)
 		return -ENOMEM;
 	m->vm = vm;
 	m->kvm_fd = m->vm_fd = -1;
+	m->halt_poll_ns = -1;
 	for (unsigned i = 0; i < VM_MESSAGES_MAX; i++)
 		m->message[i].fd = -1;
 	pthread_mutex_init(&m->lock, NULL);
@@ -238,7 +268,7 @@ int kvm_machine_create(struct vm *vm)
 				  done.what, strerror(-err));
 	}
 	if (!err)
-		err = add_memory(vm);
+		err = set_memory(vm, 0);
 	if (err)
 		kvm_machine_destroy(vm);
 	return err;
