@@ -236,7 +236,7 @@ static int create_machine(struct run *r)
 		.prefault = r->o.prefault,
 		.reboot = r->o.reboot,
 		.test_device = r->o.test_device,
-		.halt_poll_set = r->o.halt_poll_ns != UINT32_MAX,
+		.halt_poll_set = r->o.halt_poll_ns != HALT_POLL_UNSET,
 		.halt_poll_ns = r->o.halt_poll_ns,
 		.count_insns = r->o.stats,
 		.code_cache_bytes = r->o.code_cache,

@@ -4,6 +4,8 @@
 
 #include "options.h"
 
+#define HALT_POLL_UNSET UINT32_MAX
+
 enum run_engine { ENGINE_AUTO, ENGINE_KVM, ENGINE_SOFT, ENGINE_INTERP };
 
 struct run_options {

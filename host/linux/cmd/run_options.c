@@ -14,7 +14,6 @@
 #define NAME_LEN_MAX 64
 
 #define HALT_POLL_MAX_NS 1000000000u
-#define HALT_POLL_UNSET  UINT32_MAX
 
 static const char *const engine_names[] = { "auto", "kvm", "soft", "interp", NULL };
 static const char *const policy_names[] = { "balanced", "compact", "spread", "isolate", NULL };
