@@ -36,7 +36,7 @@ CFLAGS	+= $(CSTD) $(OPT.$(MODE)) $(WARN) -fPIC -fvisibility=default -pthread -fn
 # What fills the software TLB while a guest's vector registers are live leaves them
 # alone; tools/check-vectors looks whether it does. Sanitizers' own code does not.
 ifneq ($(filter rel dbg,$(MODE)),)
-QUIET	:= $(addprefix $B/vmm/,cpu/mmu.o cpu/codemap.o cpu/debug.o cpu/lapic.o mem/gmem.o)
+QUIET	:= $(addprefix $B/vmm/,cpu/mmu.o cpu/xlat_rep.o cpu/codemap.o cpu/debug.o cpu/lapic.o mem/gmem.o)
 $(QUIET): CFLAGS += -mgeneral-regs-only
 $B/vmm/cpu/xlat_tramp.o: CFLAGS += -DXLAT_QUIET_FILL=1
 endif
@@ -262,6 +262,8 @@ check-headers: ## every header compiles alone
 		$(CC) $(filter-out -MMD -MP,$(GUEST_CFLAGS)) -fsyntax-only -x c $$h || exit 1; done
 check-vectors: $(QUIET) ## what must not touch vector registers does not
 	@tools/check-vectors mmu_fill_quietly $(QUIET)
+	@tools/check-vectors xlat_rep_movs $(QUIET)
+	@tools/check-vectors xlat_rep_stos $(QUIET)
 check-deps: ## who may include whom
 	@tools/check-includes --self-test
 	@tools/check-includes .

@@ -191,9 +191,12 @@ struct cpu {
 		 * Pages that translated code has looked up since the last change of mappings,
 		 * and what to add to addresses in them; see xlat_decode.c for which is whose.
 		 */
-		uint64_t page[XPAGES], addend[XPAGES];
-		uint64_t page_asid; /* whose they are */
-		uint64_t slot[8];   /* what a block adds to addresses; see xlat_decode.c */
+		uint64_t page[2 * XPAGES], addend[2 * XPAGES]; /* supervisors', users' */
+		uint64_t page_asid[2];                         /* whose they are */
+		uint64_t slot[8]; /* what a block adds to addresses; see xlat_decode.c */
+		uint64_t loop_begin, loop_span; /* see xlat_loop.c */
+		uint64_t tsc_add;  /* host's TSC + tsc_add is the guest's, unless tsc_trap */
+		uint64_t saved;    /* across an access, where r10 and r11 are taken */
 		uint64_t host_rsp; /* while translated code runs */
 		uint64_t code;     /* where to enter it */
 		uint64_t jump_key; /* added to a RIP makes a jump-cache tag; follows asid */
@@ -203,6 +206,7 @@ struct cpu {
 		uint32_t what;     /* which edge, or which offset in the page */
 		uint32_t user;     /* CPL is not 0 */
 		uint32_t waiting;  /* an interrupt or NMI is held back: STI has to look */
+		uint32_t tsc_trap; /* not 0: RDTSC is for the interpreter */
 		uint32_t vec_live; /* guest's vector registers are in the host's */
 	} x;
 	struct xlat_jump jump[XLAT_JUMPS];

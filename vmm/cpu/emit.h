@@ -31,7 +31,7 @@ enum hreg {
 };
 
 /* Condition codes as in 0F 8x. */
-enum hcond { CC_NZ = 5, CC_Z = 4, CC_A = 7 };
+enum hcond { CC_NZ = 5, CC_Z = 4, CC_BE = 6, CC_A = 7 };
 
 struct emit {
 	uint8_t *p; /* where to write next */
@@ -144,7 +144,7 @@ static inline void emit_load(struct emit *e, bool w, unsigned op, unsigned reg, 
 }
 
 /* op reg, imm32; shift reg, by */
-enum { ALU_OR = 1, ALU_AND = 4, ALU_CMP = 7, SHIFT_L = 4, SHIFT_R = 5 };
+enum { ALU_OR = 1, ALU_AND = 4, ALU_CMP = 7, SHIFT_L = 4, SHIFT_R = 5, SHIFT_SAR = 7 };
 
 static inline void emit_alu_imm(struct emit *e, bool w, unsigned op, unsigned reg, uint32_t imm)
 {

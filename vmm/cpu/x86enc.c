@@ -62,7 +62,7 @@ static void put_indexed(struct encoder *x, unsigned field)
 	bool small = disp == (int8_t)disp && !evex;
 
 	put(x, (small ? 0x40u : 0x80u) | field | MODRM_SIB);
-	put(x, (x->e->index & 7u) << 3 | (x->rm & 7u));
+	put(x, (unsigned)x->e->shift << 6 | (x->e->index & 7u) << 3 | (x->rm & 7u));
 	put(x, (uint8_t)disp);
 	for (unsigned shift = 8; !small && shift < 32; shift += 8)
 		put(x, (uint8_t)((uint32_t)disp >> shift));

@@ -32,7 +32,7 @@ struct x86enc {
 	bool has_disp;
 	int8_t disp; /* raw: the processor scales it in EVEX encodings */
 	bool has_index;
-	uint8_t index; /* [base + index + disp32] */
+	uint8_t index, shift; /* [base + (index << shift) + disp32] */
 	int32_t disp32;
 	bool clear_w;
 	enum x86enc_opsize opsize;

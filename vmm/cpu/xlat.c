@@ -20,6 +20,23 @@
 #define BLOCKS_MAX 65536u
 #define HASH_SIZE  32768u
 
+/* Are the host's ticks those of RDTSC? Then one of them lies between two others. */
+static bool ticks_are_tsc(struct cpu *c)
+{
+	const struct host *h = &c->vm->host;
+
+	if (c->vm->clock.source != CLOCK_HOST)
+		return false;
+	for (unsigned i = 0; i < 16; i++) {
+		uint64_t before = __builtin_ia32_rdtsc();
+		uint64_t t = h->ops->ticks(h->ctx);
+
+		if (t < before || t > __builtin_ia32_rdtsc())
+			return false;
+	}
+	return true;
+}
+
 int xlat_create(struct cpu *c, int host_node)
 {
 	const struct host *h = &c->vm->host;
@@ -48,6 +65,7 @@ int xlat_create(struct cpu *c, int host_node)
 	x->blocks_begin = x->e.p;
 	decoder_init(&x->decoder, DECODE_64, &c->vm->cpuid);
 	x->counts = c->icount || c->vm->cfg.count_insns;
+	x->tsc_inline = ticks_are_tsc(c);
 	c->x.self = c;
 	c->x.attention = &c->vcpu->attention;
 	c->x.vec_gate = x->tramp.vec_load;
@@ -110,7 +128,7 @@ static void remember_jump(struct cpu *c, const struct xblock *b)
 
 void xlat_forget_pages(struct cpu *c)
 {
-	c->x.page_asid = UINT64_MAX;
+	c->x.page_asid[0] = c->x.page_asid[1] = UINT64_MAX;
 }
 
 void xlat_page_flushed(struct cpu *c, uint64_t gva)
@@ -163,7 +181,7 @@ enum xvec xlat_vec(const struct cpu *c)
 	return (c->s.xcr0 & avx512) == avx512 ? XVEC_AVX512 : XVEC_AVX;
 }
 
-static struct xblock *xblock_find(struct cpu *c, uint64_t hva)
+static struct xblock *xblock_find(struct cpu *c, uint64_t hva, bool plain)
 {
 	struct xlat *x = c->xlat;
 	uint32_t *p = bucket(x, hva);
@@ -174,7 +192,8 @@ static struct xblock *xblock_find(struct cpu *c, uint64_t hva)
 
 		if (!xblock_alive(b))
 			*p = b->hash_next;
-		else if (b->hva == hva && b->vec == vec)
+		else if (b->hva == hva && b->vec == vec && b->plain == plain &&
+			 b->user == c->x.user)
 			return b;
 		else
 			p = &b->hash_next;
@@ -193,7 +212,7 @@ static void flush(struct cpu *c)
 	forget_jumps(c);
 }
 
-static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa)
+static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, bool plain)
 {
 	struct xlat *x = c->xlat;
 	struct xblock *b;
@@ -206,6 +225,8 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa)
 		.hva = hva,
 		.page_version = codemap_version(c->codemap, gpa),
 		.vec = (uint8_t)xlat_vec(c),
+		.plain = plain,
+		.user = c->x.user,
 	};
 	xgen_block(c, b, x->nr_blocks, gpa & PAGE_MASK);
 	head = bucket(x, hva);
@@ -216,7 +237,7 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa)
 }
 
 /* The block at s.rip. NULL: a fault is pending. */
-static struct xblock *xblock_get(struct cpu *c)
+static struct xblock *xblock_get(struct cpu *c, bool plain)
 {
 	uint64_t gva = c->s.rip, gpa;
 	const struct tlb_entry *e = tlb_slot(c, gva);
@@ -224,7 +245,7 @@ static struct xblock *xblock_get(struct cpu *c)
 	struct xblock *b;
 
 	if (likely(e->exec == tlb_key(c, gva, 1))) {
-		b = xblock_find(c, gva + e->addend);
+		b = xblock_find(c, gva + e->addend, plain);
 		if (likely(b))
 			return b;
 	}
@@ -232,15 +253,17 @@ static struct xblock *xblock_get(struct cpu *c)
 	if (!page)
 		return NULL;
 	gpa |= gva & ~PAGE_MASK;
-	b = xblock_find(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK));
-	return b ? b : xblock_make(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK), gpa);
+	b = xblock_find(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK), plain);
+	return b ? b : xblock_make(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK), gpa, plain);
 }
 
 static void link_edge(struct xlat *x, struct xedge *g, const struct xblock *to)
 {
 	uint64_t target = g->flags_host ? to->enter_host : to->enter_mem;
 
-	if (g->poll) {
+	if (g->poll && to->enter_poll) {
+		target = to->enter_poll;
+	} else if (g->poll) {
 		__atomic_store_n(g->poll_table, target, __ATOMIC_RELAXED);
 		target = g->poll;
 	}
@@ -261,17 +284,23 @@ static void hide_host_addresses(struct cpu *c)
 	}
 }
 
+static void clear_pages(struct cpu *c)
+{
+	uint64_t *page = &c->x.page[c->x.user * XPAGES];
+
+	for (unsigned i = 0; i < XPAGES; i++)
+		page[i] = XPAGE_NONE;
+	c->x.page_asid[c->x.user] = c->asid;
+}
+
 static void enter(struct cpu *c, const struct xblock *b)
 {
 	uint8_t *bv = xstate_bv(&c->s);
 
 	*bv = (uint8_t)((*bv | XCR0_X87 | XCR0_SSE) & c->xlat->xsave_mask);
 	c->x.code = b->enter_jump;
-	if (unlikely(c->x.page_asid != c->asid)) {
-		for (unsigned i = 0; i < XPAGES; i++)
-			c->x.page[i] = XPAGE_NONE;
-		c->x.page_asid = c->asid;
-	}
+	if (unlikely(c->x.page_asid[c->x.user] != c->asid))
+		clear_pages(c);
 	((void (*)(void))(uintptr_t)c->xlat->tramp.enter)();
 	hide_host_addresses(c);
 }
@@ -286,7 +315,7 @@ static struct xblock *follow_edge(struct cpu *c, struct xblock *from, unsigned e
 	struct xblock *to;
 
 	c->s.rip = c->block_rip + g->target;
-	to = xblock_get(c);
+	to = xblock_get(c, false);
 	if (to && to->hva == hva && x->flushes == flushes && xblock_alive(from))
 		link_edge(x, g, to);
 	return to;
@@ -298,7 +327,7 @@ static struct xblock *follow_edge(struct cpu *c, struct xblock *from, unsigned e
  */
 static void undo_branch(struct cpu *c)
 {
-	uint64_t at = c->block_rip + (uint16_t)c->x.what, gpa;
+	uint64_t at = c->block_rip + xwhat_off(c->x.what), gpa;
 	const uint8_t *page = mmu_fetch(c, at, &gpa);
 	ZydisDecodedInstruction z;
 	ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
@@ -322,15 +351,29 @@ static void undo_branch(struct cpu *c)
 		c->insns--;
 }
 
+/* The clock's base stays while a vCPU runs: it starts and stops with all of them parked. */
+static void note_clock(struct cpu *c)
+{
+	struct guest_clock *k = &c->vm->clock;
+
+	c->x.tsc_add =
+		(uint64_t)atomic_load_explicit(&k->base, memory_order_relaxed) + c->s.tsc_offset;
+	c->x.tsc_trap = !c->xlat->tsc_inline ||
+			!atomic_load_explicit(&k->running, memory_order_relaxed) ||
+			((c->s.cr4 & CR4_TSD) && c->cpl);
+}
+
 enum xlat_result xlat_run(struct cpu *c)
 {
 	struct xlat *x = c->xlat;
 	struct xblock *b;
 
 	xlat_asid_changed(c);
-	b = xblock_get(c);
+	note_clock(c);
+	b = xblock_get(c, false);
 	while (b) {
-		remember_jump(c, b);
+		if (likely(!b->plain))
+			remember_jump(c, b);
 		enter(c, b);
 		stat_add(&c->vcpu->stats, STAT_BLOCKS, 1);
 		switch (c->x.why) {
@@ -341,22 +384,31 @@ enum xlat_result xlat_run(struct cpu *c)
 			}
 			if (unlikely(x->counts && c->insns >= c->insns_stop))
 				return XLAT_ATTEND; /* before a fault of the next fetch */
-			b = xblock_get(c);
+			b = xblock_get(c, false);
 			break;
 		case XEXIT_ATTEND:
+			return XLAT_ATTEND;
+		case XEXIT_ATTEND_AT:
+			c->s.rip = c->block_rip + xwhat_off(c->x.what);
 			return XLAT_ATTEND;
 		case XEXIT_ATTEND_EDGE:
 			c->s.rip =
 				c->block_rip + x->block[c->x.what / 2].edge[c->x.what % 2].target;
 			return XLAT_ATTEND;
+		case XEXIT_STALE:
+			x->block[c->x.what].version--; /* dead */
+			b = xblock_get(c, false);
+			break;
 		case XEXIT_EDGE:
 			b = follow_edge(c, &x->block[c->x.what / 2], c->x.what % 2);
 			break;
 		default:
-			c->s.rip = c->block_rip + (uint16_t)c->x.what;
+			c->s.rip = c->block_rip + xwhat_off(c->x.what);
 			if (x->counts)
-				c->insns += c->x.what >> 16;
-			return XLAT_INTERP;
+				c->insns += xwhat_retired(c->x.what);
+			if (!(c->x.what & XWHAT_PLAIN))
+				return XLAT_INTERP;
+			b = xblock_get(c, true);
 		}
 	}
 	return XLAT_FAULT;

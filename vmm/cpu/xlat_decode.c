@@ -2,6 +2,7 @@
  * xlat_decode.c - what a block is made of: its instructions, which flags matter
  * where, which accesses share a look-up of their page.
  */
+#include "cpu/mmu.h"
 #include "cpu/sys.h"
 #include "cpu/xlat_gen.h"
 
@@ -96,12 +97,10 @@ static bool category_is_plain(const ZydisDecodedInstruction *z)
 	}
 }
 
-/* Direction flag, whole FPU states, and what knows where it is. */
+/* Whole FPU states, and what knows where it is. */
 static bool mnemonic_is_special(ZydisMnemonic m)
 {
 	switch (m) {
-	case ZYDIS_MNEMONIC_CLD:
-	case ZYDIS_MNEMONIC_STD:
 	case ZYDIS_MNEMONIC_FXSAVE:
 	case ZYDIS_MNEMONIC_FXSAVE64:
 	case ZYDIS_MNEMONIC_FXRSTOR:
@@ -272,17 +271,36 @@ static enum kind system_kind(const struct insn *n)
 		return K_STI;
 	case ZYDIS_MNEMONIC_SWAPGS:
 		return K_SWAPGS;
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+		return K_TSC;
+	case ZYDIS_MNEMONIC_RDFSBASE:
+	case ZYDIS_MNEMONIC_RDGSBASE:
+	case ZYDIS_MNEMONIC_WRFSBASE:
+	case ZYDIS_MNEMONIC_WRGSBASE:
+		return n->z.operand_width == 64 ? K_BASE : K_INTERP;
 	case ZYDIS_MNEMONIC_MOV:
-		return p[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-				       decode_gpr(p[0].reg.value) != OP_NO_REG &&
-				       ZydisRegisterGetClass(p[1].reg.value) ==
-					       ZYDIS_REGCLASS_SEGMENT &&
-				       n->z.operand_width >= 32
-			       ? K_SREG
-			       : K_INTERP;
+		if (p[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+		    xlat_gpr(p[0].reg.value) == OP_NO_REG)
+			return K_INTERP;
+		if (p[1].reg.value == ZYDIS_REGISTER_CR2 || p[1].reg.value == ZYDIS_REGISTER_CR3)
+			return K_CR;
+		return ZydisRegisterGetClass(p[1].reg.value) == ZYDIS_REGCLASS_SEGMENT ? K_SREG
+										       : K_INTERP;
 	default:
 		return K_INTERP;
 	}
+}
+
+static enum kind rep_kind(const struct insn *n)
+{
+	const ZydisDecodedInstruction *z = &n->z;
+
+	if (!(z->attributes & ZYDIS_ATTRIB_HAS_REP) || z->address_width != 64 ||
+	    (z->attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)))
+		return K_INTERP;
+	/* A4, A5: MOVS; AA, AB: STOS */
+	return (z->opcode & 0xfe) == 0xa4 || (z->opcode & 0xfe) == 0xaa ? K_REP : K_INTERP;
 }
 
 static enum kind classify(struct cpu *c, struct insn *n)
@@ -304,6 +322,9 @@ static enum kind classify(struct cpu *c, struct insn *n)
 		return z->operand_width == 64 ? K_LEAVE : K_INTERP;
 	case ZYDIS_MNEMONIC_LEA:
 		return z->address_width == 64 && z->operand_width >= 32 ? K_LEA : K_INTERP;
+	case ZYDIS_MNEMONIC_CLD:
+	case ZYDIS_MNEMONIC_STD:
+		return K_CLD;
 	case ZYDIS_MNEMONIC_ENDBR64:
 	case ZYDIS_MNEMONIC_ENDBR32:
 		return K_NOP;
@@ -323,12 +344,14 @@ static enum kind classify(struct cpu *c, struct insn *n)
 	default:
 		break;
 	}
+	if (z->meta.category == ZYDIS_CATEGORY_STRINGOP)
+		return rep_kind(n);
 	if (!category_is_plain(z) || mnemonic_is_special(z->mnemonic) || !operands_are_plain(n))
 		return K_INTERP;
 	/* BT and its like: the bit offset moves the address. */
 	if (z->meta.category == ZYDIS_CATEGORY_BITBYTE && n->mem >= 0 && is_bit_test(z->mnemonic) &&
 	    n->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
-		return K_INTERP;
+		return K_BITS;
 	if (z->meta.category == ZYDIS_CATEGORY_X87_ALU || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
 	    z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
 	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR || is_wide_vec(z) ||
@@ -352,6 +375,41 @@ static void mend_base(struct insn *n)
 	}
 }
 
+static void copy_code(uint8_t *to, const uint8_t *from, unsigned bytes)
+{
+	for (unsigned i = 0; i < bytes; i++)
+		to[i] = gmem_load_u8(from + i);
+}
+
+/*
+ * Bytes of the next page behind @have of an instruction that crosses. It is a block of
+ * its own, which looks whether that page is still what it was: see emit_crossing().
+ * 0: there are none to be had.
+ */
+static unsigned fetch_second(struct gen *g, uint8_t *bytes, unsigned have)
+{
+	unsigned rest = INSN_BYTES_MAX - have;
+	const uint8_t *page;
+	uint64_t gpa;
+
+	page = mmu_fetch(g->c, (g->c->s.rip & PAGE_MASK) + PAGE_SIZE, &gpa);
+	if (!page) {
+		g->c->fault.pending = false; /* found again by whoever executes it */
+		return 0;
+	}
+	g->second.hva = (uint64_t)(uintptr_t)page;
+	g->second.now = codemap_version(g->c->codemap, gpa);
+	g->second.version = codemap_mark(g->c, gpa, rest);
+	copy_code(bytes + have, page, rest);
+	return rest;
+}
+
+static bool decode_bytes(struct gen *g, struct insn *n, unsigned bytes)
+{
+	return ZYAN_SUCCESS(
+		ZydisDecoderDecodeFull(&g->x->decoder.zydis, n->bytes, bytes, &n->z, n->operand));
+}
+
 /* The next instruction; false: it is not to be part of this block. */
 static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 {
@@ -359,16 +417,23 @@ static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 	unsigned bytes = (unsigned)MIN(PAGE_SIZE - off, (uint64_t)INSN_BYTES_MAX);
 	const uint8_t *code = (const uint8_t *)(uintptr_t)(g->b->hva & PAGE_MASK) + off;
 	uint32_t version = codemap_mark(g->c, page_gpa + off, bytes);
-	unsigned i;
 
 	if (!g->nr_insns)
 		g->b->version = version;
-	for (i = 0; i < bytes; i++)
-		n->bytes[i] = gmem_load_u8(code + i);
+	copy_code(n->bytes, code, bytes);
 	n->off = (uint16_t)off;
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->x->decoder.zydis, n->bytes, bytes, &n->z,
-						 n->operand)))
-		return false;
+	if (!decode_bytes(g, n, bytes)) {
+		if (bytes == INSN_BYTES_MAX)
+			return false;
+		g->crosses = true;
+		if (g->nr_insns || g->c->icount)
+			return false;
+		bytes += fetch_second(g, n->bytes, bytes);
+		if (!decode_bytes(g, n, bytes)) {
+			g->crosses = false;
+			return false;
+		}
+	}
 	mend_base(n);
 	n->kind = classify(g->c, n);
 	if (n->kind == K_INTERP)
@@ -384,6 +449,7 @@ static unsigned decode_insns(struct gen *g, uint64_t page_gpa)
 	unsigned off = (unsigned)(g->b->hva & ~PAGE_MASK);
 
 	g->nr_insns = 0;
+	g->crosses = false;
 	while (g->nr_insns < XBLOCK_INSNS && off < PAGE_SIZE && decode_one(g, off, page_gpa)) {
 		const struct insn *n = &g->insn[g->nr_insns - 1];
 
@@ -434,19 +500,23 @@ static void find_live_flags(struct gen *g)
  * If one of them stores, the look-up is one for stores. Ranges are kept short, because one
  * that crosses a page goes to the interpreter.
  */
-#define RANGE_MAX 256
+#define RANGE_MAX   256
+#define GROUPS_OPEN 3
 
 struct group {
 	struct access *leader; /* NULL: none is open */
+	const struct insn *at; /* whose it is */
 	int32_t leader_delta;  /* of the register, since the groups of it began */
 	int32_t lo, hi;
 };
 
 struct groups {
 	struct gen *g;
-	struct group open[GPR_COUNT];
+	struct group open[GPR_COUNT][GROUPS_OPEN];
 	int32_t delta[GPR_COUNT];
 	int8_t nr_slots;
+	uint16_t unknown; /* registers that have got another value */
+	uint16_t ended;   /* registers that had a group already */
 	uint16_t roaming; /* registers that may be anywhere next time: see find_roaming() */
 };
 
@@ -455,54 +525,95 @@ struct groups {
  * with the page that the last one by the same register found, or, for operands of
  * other forms, the last one at the same place of the code. Loads and stores keep apart.
  */
-enum { PAGES_BY_REG = 0, PAGES_BY_PLACE = 2 * GPR_COUNT, NR_PLACES = (XPAGES - PAGES_BY_PLACE) / 2 };
+enum {
+	PAGES_BY_REG = 0,
+	PAGES_BY_PLACE = 2 * GPR_COUNT,
+	NR_PLACES = (XPAGES - PAGES_BY_PLACE) / 2
+};
 
-static int8_t page_of_reg(unsigned gpr, bool write)
+static int16_t bank(const struct gen *g)
 {
-	return (int8_t)(PAGES_BY_REG + (write ? GPR_COUNT : 0) + gpr);
+	return g->b->user ? XPAGES : 0;
 }
 
-static int8_t page_of_place(const struct gen *g, const struct insn *n, bool write)
+static int16_t page_of_reg(const struct gen *g, unsigned gpr, bool write)
+{
+	return (int16_t)(bank(g) + PAGES_BY_REG + (write ? GPR_COUNT : 0) + (int)gpr);
+}
+
+static int16_t page_of_place(const struct gen *g, const struct insn *n, bool write)
 {
 	uint64_t at = (g->b->hva & PAGE_MASK) + n->off;
 
 	at = at * 0x9e3779b97f4a7c15ull >> 32;
-	return (int8_t)(PAGES_BY_PLACE + (write ? NR_PLACES : 0) + at % NR_PLACES);
+	return (int16_t)(bank(g) + PAGES_BY_PLACE + (write ? NR_PLACES : 0) +
+			 (int)(at % NR_PLACES));
 }
 
-static void group_end(struct groups *s, unsigned gpr)
+static void group_end(struct groups *s, struct group *p)
 {
-	struct group *p = &s->open[gpr];
+	struct access *a = p->leader;
 
-	if (!p->leader)
+	if (!a)
 		return;
-	if (p->leader->leads) {
-		p->leader->from = p->lo - p->leader_delta;
-		p->leader->bytes = (uint16_t)(p->hi - p->lo);
+	if (a->leads) {
+		a->from = p->lo - p->leader_delta;
+		a->bytes = (uint16_t)(p->hi - p->lo);
 	}
-	if (!(s->roaming & BIT(gpr)))
-		p->leader->page = page_of_reg(gpr, p->leader->write);
+	a->from_head = p->lo;
+	if (!(s->roaming & BIT(a->base)))
+		a->page = s->ended & BIT(a->base) ? page_of_place(s->g, p->at, a->write)
+						  : page_of_reg(s->g, a->base, a->write);
+	s->ended |= (uint16_t)BIT(a->base);
 	p->leader = NULL;
 }
 
-static void group_begin(struct groups *s, struct access *a, int32_t lo, unsigned bytes, bool write)
+/* @gpr becomes something else. */
+static void groups_end(struct groups *s, unsigned gpr)
 {
-	s->open[a->base] = (struct group){ a, s->delta[a->base], lo, lo + (int32_t)bytes };
-	a->write = write;
-	a->from = a->disp;
-	a->bytes = (uint16_t)bytes;
+	for (unsigned i = 0; i < GROUPS_OPEN; i++)
+		group_end(s, &s->open[gpr][i]);
+	s->unknown |= (uint16_t)BIT(gpr);
+	s->delta[gpr] = 0;
 }
 
-static void note_access(struct groups *s, struct access *a, unsigned bytes, bool write)
+static bool group_takes(const struct groups *s, const struct group *p, int32_t lo, int32_t hi,
+			bool write)
 {
-	struct group *p = &s->open[a->base];
+	const struct access *a = p->leader;
+
+	if (!a || MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX)
+		return false;
+	if (write && !a->write && s->g->c->vm->cfg.exact_flags)
+		return false; /* the page would be dirty too early */
+	return !s->g->b->plain && (a->leads || s->nr_slots < XSLOTS);
+}
+
+static void group_begin(struct groups *s, const struct insn *n, struct access *a, int32_t lo,
+			int32_t hi, bool write)
+{
+	struct group *p = s->open[a->base];
+
+	while (p->leader && p < &s->open[a->base][GROUPS_OPEN - 1])
+		p++;
+	group_end(s, p);
+	*p = (struct group){ a, n, s->delta[a->base], lo, hi };
+	a->write = write;
+	a->from = a->disp;
+	a->bytes = (uint16_t)(hi - lo);
+}
+
+static void note_access(struct groups *s, const struct insn *n, struct access *a, unsigned bytes,
+			bool write)
+{
 	int32_t lo = s->delta[a->base] + a->disp, hi = lo + (int32_t)bytes;
+	struct group *p = s->open[a->base], *end = p + GROUPS_OPEN;
 
 	a->simple = true;
-	if (!p->leader || (write && !p->leader->write && s->g->c->vm->cfg.exact_flags) || MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX ||
-	    (!p->leader->leads && s->nr_slots == XSLOTS)) {
-		group_end(s, a->base);
-		group_begin(s, a, lo, bytes, write);
+	while (p < end && !group_takes(s, p, lo, hi, write))
+		p++;
+	if (p == end) {
+		group_begin(s, n, a, lo, hi, write);
 		return;
 	}
 	if (!p->leader->leads) {
@@ -522,6 +633,13 @@ static bool roams(const struct groups *s, ZydisRegister r)
 	return gpr != OP_NO_REG && (s->roaming & BIT(gpr));
 }
 
+static int32_t delta_of(const struct groups *s, ZydisRegister r)
+{
+	uint8_t gpr = xlat_gpr(r);
+
+	return gpr == OP_NO_REG ? 0 : s->delta[gpr];
+}
+
 static void note_operand(struct groups *s, struct insn *n)
 {
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
@@ -529,6 +647,10 @@ static void note_operand(struct groups *s, struct insn *n)
 
 	if (!(roams(s, p->mem.base) || roams(s, p->mem.index)))
 		n->at.page = page_of_place(s->g, n, write);
+	n->at.write = write;
+	n->at.bytes = p->size / 8u;
+	n->at.from_head = (int32_t)(delta_of(s, p->mem.base) +
+				    (uint32_t)delta_of(s, p->mem.index) * p->mem.scale);
 	if (n->z.address_width != 64 || p->mem.index != ZYDIS_REGISTER_NONE ||
 	    p->mem.base == ZYDIS_REGISTER_RIP || p->mem.base == ZYDIS_REGISTER_NONE ||
 	    p->mem.segment == ZYDIS_REGISTER_FS || p->mem.segment == ZYDIS_REGISTER_GS ||
@@ -540,14 +662,14 @@ static void note_operand(struct groups *s, struct insn *n)
 	if (xhome(n->at.base) == H_NONE)
 		return;
 	n->at.page = -1;
-	note_access(s, &n->at, p->size / 8u, write);
+	note_access(s, n, &n->at, p->size / 8u, write);
 }
 
 static void note_stack(struct groups *s, struct insn *n, unsigned base, int32_t disp, bool write)
 {
 	n->stack.base = (uint8_t)base;
 	n->stack.disp = disp;
-	note_access(s, &n->stack, 8, write);
+	note_access(s, n, &n->stack, 8, write);
 }
 
 /* The register that @n moves by a known amount, if that is all it does; OP_NO_REG: none. */
@@ -594,8 +716,7 @@ static bool sets_steadily(const struct insn *n)
 	case ZYDIS_MNEMONIC_LEAVE:
 		return true;
 	case ZYDIS_MNEMONIC_XOR:
-		return p[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		       p[0].reg.value == p[1].reg.value;
+		return p[1].type == ZYDIS_OPERAND_TYPE_REGISTER && p[0].reg.value == p[1].reg.value;
 	case ZYDIS_MNEMONIC_LEA:
 		return p[1].mem.index == ZYDIS_REGISTER_NONE;
 	case ZYDIS_MNEMONIC_MOV:
@@ -626,8 +747,7 @@ static void find_roaming(struct groups *s)
 
 			if (p->type == ZYDIS_OPERAND_TYPE_REGISTER &&
 			    (p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
-			    xlat_gpr(p->reg.value) != OP_NO_REG &&
-			    xlat_gpr(p->reg.value) != RSP)
+			    xlat_gpr(p->reg.value) != OP_NO_REG && xlat_gpr(p->reg.value) != RSP)
 				s->roaming |= (uint16_t)BIT(xlat_gpr(p->reg.value));
 		}
 	}
@@ -647,8 +767,7 @@ static void note_writes(struct groups *s, const struct insn *n)
 		gpr = xlat_gpr(p->reg.value);
 		if (gpr == OP_NO_REG)
 			continue;
-		group_end(s, gpr);
-		s->delta[gpr] = 0;
+		groups_end(s, gpr);
 	}
 }
 
@@ -658,7 +777,9 @@ static void note_insn(struct groups *s, struct insn *n)
 	int32_t by;
 
 	n->at = n->stack = (struct access){ .slot = -1, .page = -1 };
-	if (n->mem >= 0 && n->kind != K_LEA)
+	if (n->kind == K_BITS)
+		n->at.page = page_of_place(s->g, n, n->z.mnemonic != ZYDIS_MNEMONIC_BT);
+	else if (n->mem >= 0 && n->kind != K_LEA)
 		note_operand(s, n);
 	switch (n->kind) {
 	case K_PUSH:
@@ -671,8 +792,7 @@ static void note_insn(struct groups *s, struct insn *n)
 		note_stack(s, n, RSP, 0, false);
 		if (n->operand[0].reg.value != ZYDIS_REGISTER_RSP) {
 			s->delta[RSP] += 8;
-			group_end(s, xlat_gpr(n->operand[0].reg.value));
-			s->delta[xlat_gpr(n->operand[0].reg.value)] = 0;
+			groups_end(s, xlat_gpr(n->operand[0].reg.value));
 			return;
 		}
 		break;
@@ -700,8 +820,9 @@ static void find_groups(struct gen *g)
 	find_roaming(&s);
 	for (i = 0; i < g->nr_insns; i++)
 		note_insn(&s, &g->insn[i]);
-	for (i = 0; i < GPR_COUNT; i++)
-		group_end(&s, i);
+	for (i = 0; i < GPR_COUNT * GROUPS_OPEN; i++)
+		group_end(&s, &s.open[i / GROUPS_OPEN][i % GROUPS_OPEN]);
+	xloop_find(g, s.delta, s.unknown);
 }
 
 unsigned xlat_decode(struct gen *g, uint64_t page_gpa)

@@ -53,7 +53,7 @@ static void load_flags(struct emit *e)
 }
 
 /* Host flags are about to be clobbered; @live are still wanted. */
-static void spill_flags(struct gen *g, unsigned live)
+void xgen_spill_flags(struct gen *g, unsigned live)
 {
 	if (g->flags != FLAGS_HOST)
 		return;
@@ -85,7 +85,7 @@ static void wrote_flags(struct gen *g, const struct insn *n)
 /* --- registers ------------------------------------------------------------------------ */
 
 /* The value of @gpr in some register: its home, or @scratch. */
-static unsigned get_reg(struct gen *g, unsigned gpr, unsigned scratch)
+unsigned xgen_get_reg(struct gen *g, unsigned gpr, unsigned scratch)
 {
 	unsigned h = xhome(gpr);
 
@@ -95,7 +95,7 @@ static unsigned get_reg(struct gen *g, unsigned gpr, unsigned scratch)
 	return scratch;
 }
 
-static void set_reg(struct gen *g, unsigned gpr, unsigned from)
+void xgen_set_reg(struct gen *g, unsigned gpr, unsigned from)
 {
 	unsigned h = xhome(gpr);
 
@@ -112,7 +112,7 @@ static void set_reg(struct gen *g, unsigned gpr, unsigned from)
  * GS, whose base is added (flags are free then). @other is a second scratch, or H_NONE.
  * False: it takes more registers than there are.
  */
-static bool emit_address(struct gen *g, const struct insn *n, unsigned dst, unsigned other)
+bool xgen_address(struct gen *g, const struct insn *n, unsigned dst, unsigned other)
 {
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	struct emit *e = g->e;
@@ -152,7 +152,7 @@ static bool emit_address(struct gen *g, const struct insn *n, unsigned dst, unsi
 }
 
 /* Can it be computed again with a single scratch register? */
-static bool address_is_simple(const struct insn *n)
+bool xgen_address_is_simple(const struct insn *n)
 {
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	bool base_in_reg =
@@ -164,7 +164,7 @@ static bool address_is_simple(const struct insn *n)
 	return base_in_reg || index_in_reg;
 }
 
-static struct cold *new_cold(struct gen *g, enum cold_kind kind)
+struct cold *xgen_cold(struct gen *g, enum cold_kind kind)
 {
 	struct cold *k = &g->cold[g->nr_cold++];
 
@@ -172,19 +172,12 @@ static struct cold *new_cold(struct gen *g, enum cold_kind kind)
 	return k;
 }
 
-/* Where an operand can be reached: at [base + disp], or [base + r11 + disp]. */
-struct place {
-	uint8_t base;
-	bool indexed;
-	int32_t disp;
-};
-
 /* op reg, the operand */
-static void emit_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct place *p)
+void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct place *p)
 {
-	emit_rex(e, w, reg, p->indexed ? S2 : 0, p->base);
+	emit_rex(e, w, reg, p->index == H_NONE ? 0 : p->index, p->base);
 	emit_u8(e, op);
-	emit_mem(e, reg, p->base, p->indexed ? S2 : H_NONE, 0, p->disp);
+	emit_mem(e, reg, p->base, p->index, p->shift, p->disp);
 }
 
 /*
@@ -195,7 +188,7 @@ static void emit_probe(struct gen *g, struct insn *n, const struct access *a, un
 		       bool write, uint8_t *retry)
 {
 	struct emit *e = g->e;
-	struct cold *k = new_cold(g, COLD_FILL);
+	struct cold *k = xgen_cold(g, COLD_FILL);
 	int32_t tag = CPU_OFF(tlb_entries) + (int32_t)(write ? offsetof(struct tlb_entry, write)
 							     : offsetof(struct tlb_entry, read));
 
@@ -228,12 +221,11 @@ static void emit_probe(struct gen *g, struct insn *n, const struct access *a, un
  * The faster path, with the address in @addr: is it in the page that was last seen here?
  * @scratch may be @addr, which is then lost.
  */
-static void emit_page_check(struct gen *g, struct insn *n, const struct access *a, int8_t page,
-			    unsigned bytes, bool write, unsigned addr, unsigned scratch,
-			    uint8_t *retry)
+void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int16_t page,
+		     unsigned bytes, bool write, unsigned addr, unsigned scratch, uint8_t *retry)
 {
 	struct emit *e = g->e;
-	struct cold *k = new_cold(g, COLD_PAGE);
+	struct cold *k = xgen_cold(g, COLD_PAGE);
 
 	emit_mov(e, scratch, addr);
 	emit_gs(e, true, 0x2b, scratch, CPU_OFF(x.page) + 8 * page); /* sub */
@@ -247,15 +239,10 @@ static void emit_page_check(struct gen *g, struct insn *n, const struct access *
 	k->page = page;
 }
 
-static int32_t addend_off(int8_t page)
-{
-	return CPU_OFF(x.addend) + 8 * page;
-}
-
 /* Where a leader has left what to add. */
 static int32_t slot_off(const struct access *a)
 {
-	return a->page >= 0 ? addend_off(a->page) : CPU_OFF(x.slot) + 8 * a->slot;
+	return a->page >= 0 && !a->hoist ? xaddend_off(a->page) : xslot_off(a);
 }
 
 /* An access of the form [register + displacement], alone or in a group. */
@@ -267,20 +254,22 @@ static struct place emit_simple(struct gen *g, struct insn *n, const struct acce
 
 	if (a->leader) {
 		emit_gs_load(e, S2, slot_off(a->leader));
-		return (struct place){ (uint8_t)base, true, a->disp };
+		return (struct place){ (uint8_t)base, S2, 0, a->disp };
 	}
-	spill_flags(g, n->live_in);
+	if (a->hoist)
+		return xloop_place(g, n, a);
+	xgen_spill_flags(g, n->live_in);
 	retry = e->p;
 	emit_lea(e, true, S2, base, H_NONE, 0, a->from);
 	if (a->page >= 0) {
-		emit_page_check(g, n, a, a->page, a->bytes, a->write, S2, S2, retry);
-		emit_gs_load(e, S2, addend_off(a->page));
+		xgen_page_check(g, n, a, a->page, a->bytes, a->write, S2, S2, retry);
+		emit_gs_load(e, S2, xaddend_off(a->page));
 	} else {
 		emit_probe(g, n, a, a->bytes, a->write, retry);
 		if (a->leads)
 			emit_gs_store(e, S2, slot_off(a));
 	}
-	return (struct place){ (uint8_t)base, true, a->disp };
+	return (struct place){ (uint8_t)base, S2, 0, a->disp };
 }
 
 /* The memory operand. Its place is good until r11 is used again. */
@@ -291,21 +280,23 @@ static struct place emit_operand(struct gen *g, struct insn *n, bool write)
 
 	if (n->at.simple)
 		return emit_simple(g, n, &n->at);
-	spill_flags(g, n->live_in);
+	if (n->at.hoist)
+		return xloop_place(g, n, &n->at);
+	xgen_spill_flags(g, n->live_in);
 	retry = g->e->p;
-	emit_address(g, n, S2, S1);
+	xgen_address(g, n, S2, S1);
 	if (n->at.page >= 0) {
-		emit_page_check(g, n, NULL, n->at.page, bytes, write, S2, S1, retry);
-		emit_gs(g->e, true, 0x03, S2, addend_off(n->at.page)); /* add */
-		return (struct place){ S2, false, 0 };
+		xgen_page_check(g, n, &n->at, n->at.page, bytes, write, S2, S1, retry);
+		emit_gs(g->e, true, 0x03, S2, xaddend_off(n->at.page)); /* add */
+		return (struct place){ S2, H_NONE, 0, 0 };
 	}
 	emit_probe(g, n, NULL, bytes, write, retry);
-	emit_address(g, n, S1, H_NONE);
+	xgen_address(g, n, S1, H_NONE);
 	emit_lea(g->e, true, S2, S2, S1, 0, 0);
-	return (struct place){ S2, false, 0 };
+	return (struct place){ S2, H_NONE, 0, 0 };
 }
 
-static struct place emit_stack(struct gen *g, struct insn *n)
+struct place xgen_stack(struct gen *g, struct insn *n)
 {
 	return emit_simple(g, n, &n->stack);
 }
@@ -313,7 +304,7 @@ static struct place emit_stack(struct gen *g, struct insn *n)
 /* --- instructions that keep their form ----------------------------------------------------- */
 
 /* Once a block: nothing in it takes the vector registers away again. */
-static void call_vec_gate(struct gen *g)
+void xgen_vec_gate(struct gen *g)
 {
 	if (!g->vec_live)
 		emit_gs(g->e, false, 0xff, 2, CPU_OFF(x.vec_gate));
@@ -398,19 +389,20 @@ static bool emit_plain(struct gen *g, struct insn *n)
 		spilled[s].written |= !!(p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 		*field = spilled[s].scratch;
 	}
-	if (n->mem >= 0 && !address_is_simple(n))
+	if (n->mem >= 0 && !xgen_address_is_simple(n))
 		return false;
 
 	if (n->vec)
-		call_vec_gate(g);
+		xgen_vec_gate(g);
 	if (n->mem >= 0) {
 		struct place at =
 			emit_operand(g, n,
 				     n->operand[n->mem].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 
 		enc.base = at.base;
-		enc.has_index = at.indexed;
-		enc.index = S2;
+		enc.has_index = at.index != H_NONE;
+		enc.index = at.index;
+		enc.shift = at.shift;
 		enc.disp32 = at.disp;
 	}
 	want_flags(g, n);
@@ -421,6 +413,64 @@ static bool emit_plain(struct gen *g, struct insn *n)
 	for (s = 0; s < nr_spilled; s++)
 		if (spilled[s].written)
 			emit_gs_store(g->e, spilled[s].scratch, GPR_OFF(spilled[s].gpr));
+	wrote_flags(g, n);
+	return true;
+}
+
+/* --- bit strings -------------------------------------------------------------------------- */
+
+/* The address of the word with the bit; @other is lost. */
+static bool emit_bits_address(struct gen *g, const struct insn *n, unsigned dst, unsigned other)
+{
+	unsigned gpr = xlat_gpr(n->operand[1].reg.value), width = n->z.operand_width, from;
+	struct emit *e = g->e;
+
+	if (!xgen_address(g, n, dst, other))
+		return false;
+	from = xgen_get_reg(g, gpr, other);
+	if (width == 64) {
+		emit_mov(e, other, from);
+	} else if (width == 32) {
+		emit_rr(e, true, 0x63, other, from); /* movsxd */
+	} else {
+		emit_rex(e, true, other, 0, from); /* movsx from 16 bits */
+		emit_u8(e, 0x0f);
+		emit_u8(e, 0xbf);
+		emit_u8(e, 0xc0 | (other & 7) << 3 | (from & 7));
+	}
+	emit_shift(e, true, SHIFT_SAR, other, (unsigned)__builtin_ctz(width));
+	emit_lea(e, true, dst, dst, other, (unsigned)__builtin_ctz(width / 8), 0);
+	return true;
+}
+
+/* BT, BTS, BTR, BTC memory, register. */
+static bool emit_bits(struct gen *g, struct insn *n)
+{
+	unsigned gpr = xlat_gpr(n->operand[1].reg.value), width = n->z.operand_width;
+	bool write = n->z.mnemonic != ZYDIS_MNEMONIC_BT;
+	struct emit *e = g->e;
+	uint8_t *retry;
+
+	xgen_spill_flags(g, n->live_in);
+	retry = e->p;
+	if (!emit_bits_address(g, n, S2, S1))
+		return false;
+	xgen_page_check(g, n, &n->at, n->at.page, width / 8, write, S2, S1, retry);
+	emit_gs(e, true, 0x03, S2, xaddend_off(n->at.page)); /* add */
+	emit_rr(e, false, 0x89, xgen_get_reg(g, gpr, S1), S1);
+	emit_alu_imm(e, false, ALU_AND, S1, width - 1);
+	emit_gs_store(e, S1, CPU_OFF(x.saved));
+	want_flags(g, n);
+	emit_gs_load(e, S1, CPU_OFF(x.saved));
+	g->mark[g->b->nr_marks - 1].flags = (uint8_t)g->flags;
+	if (n->z.attributes & ZYDIS_ATTRIB_HAS_LOCK)
+		emit_u8(e, 0xf0);
+	if (width == 16)
+		emit_u8(e, 0x66);
+	emit_rex(e, width == 64, S1, 0, S2);
+	emit_u8(e, 0x0f);
+	emit_u8(e, n->z.opcode);
+	emit_mem(e, S1, S2, H_NONE, 0, 0);
 	wrote_flags(g, n);
 	return true;
 }
@@ -440,16 +490,16 @@ static bool emit_opreg_insn(struct gen *g, struct insn *n)
 	if (n->mem >= 0)
 		return false;
 	if (n->vec)
-		call_vec_gate(g);
+		xgen_vec_gate(g);
 	want_flags(g, n);
 	g->mark[g->b->nr_marks - 1].flags = (uint8_t)g->flags;
 	if (!p || xlat_is_high_byte(p->reg.value) || gpr == OP_NO_REG) {
 		emit_bytes(g->e, n->bytes, n->z.length);
 	} else {
-		reg = get_reg(g, gpr, S1);
+		reg = xgen_get_reg(g, gpr, S1);
 		emit_opreg(g->e, n, reg);
 		if (xhome(gpr) == H_NONE)
-			set_reg(g, gpr, reg);
+			xgen_set_reg(g, gpr, reg);
 	}
 	wrote_flags(g, n);
 	return true;
@@ -472,13 +522,13 @@ static bool emit_lea_insn(struct gen *g, struct insn *n)
 	    (p->mem.base == ZYDIS_REGISTER_RIP ||
 	     (p->mem.base != ZYDIS_REGISTER_NONE && xhome(decode_gpr(p->mem.base)) == H_NONE) ||
 	     (p->mem.index != ZYDIS_REGISTER_NONE && xhome(decode_gpr(p->mem.index)) == H_NONE))) {
-		emit_address(g, &flat, S2, S1);
+		xgen_address(g, &flat, S2, S1);
 		emit_rr(g->e, n->z.operand_width == 64, 0x89, S2, dst);
 		return true;
 	}
 	if (n->z.operand_width == 32)
 		flat.z.address_width = 32; /* LEA with a 32-bit result */
-	emit_address(g, &flat, dst, S1);
+	xgen_address(g, &flat, dst, S1);
 	if (xhome(gpr) == H_NONE)
 		emit_gs_store(g->e, S2, GPR_OFF(gpr));
 	return true;
@@ -486,7 +536,7 @@ static bool emit_lea_insn(struct gen *g, struct insn *n)
 
 /* --- the stack -------------------------------------------------------------------------- */
 
-static void move_stack(struct gen *g, int32_t by)
+void xgen_move_stack(struct gen *g, int32_t by)
 {
 	emit_lea(g->e, true, H_R15, H_R15, H_NONE, 0, by);
 }
@@ -498,127 +548,60 @@ static bool emit_push_insn(struct gen *g, struct insn *n)
 	struct place at;
 
 	if (p->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		if (!address_is_simple(n))
+		if (!xgen_address_is_simple(n))
 			return false;
 		at = emit_operand(g, n, false);
-		emit_at(e, true, 0x8b, S1, &at);
+		xgen_at(e, true, 0x8b, S1, &at);
 		emit_gs_store(e, S1, CPU_OFF(s.rip));
-		at = emit_stack(g, n);
+		at = xgen_stack(g, n);
 		emit_gs_load(e, S1, CPU_OFF(s.rip));
-		emit_at(e, true, 0x89, S1, &at);
+		xgen_at(e, true, 0x89, S1, &at);
 	} else if (p->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		at = emit_stack(g, n);
-		emit_at(e, true, 0xc7, 0, &at);
+		at = xgen_stack(g, n);
+		xgen_at(e, true, 0xc7, 0, &at);
 		emit_u32(e, (uint32_t)p->imm.value.s);
 	} else {
-		at = emit_stack(g, n);
-		emit_at(e, true, 0x89, get_reg(g, xlat_gpr(p->reg.value), S1), &at);
+		at = xgen_stack(g, n);
+		xgen_at(e, true, 0x89, xgen_get_reg(g, xlat_gpr(p->reg.value), S1), &at);
 	}
-	move_stack(g, -8);
+	xgen_move_stack(g, -8);
 	return true;
 }
 
 static bool emit_pop_insn(struct gen *g, struct insn *n)
 {
 	unsigned gpr = xlat_gpr(n->operand[0].reg.value);
-	struct place at = emit_stack(g, n);
+	struct place at = xgen_stack(g, n);
 	unsigned to = xhome(gpr) == H_NONE || gpr == RSP ? S1 : xhome(gpr);
 
-	emit_at(g->e, true, 0x8b, to, &at);
-	move_stack(g, 8);
+	xgen_at(g->e, true, 0x8b, to, &at);
+	xgen_move_stack(g, 8);
 	if (to == S1)
-		set_reg(g, gpr, S1);
+		xgen_set_reg(g, gpr, S1);
 	return true;
 }
 
 static bool emit_leave(struct gen *g, struct insn *n)
 {
-	struct place at = emit_stack(g, n);
+	struct place at = xgen_stack(g, n);
 
-	emit_at(g->e, true, 0x8b, S1, &at);
+	xgen_at(g->e, true, 0x8b, S1, &at);
 	emit_lea(g->e, true, H_R15, H_RBP, H_NONE, 0, 8);
 	emit_mov(g->e, H_RBP, S1);
 	return true;
 }
 
-/* --- system instructions ---------------------------------------------------------------- */
+/* --- strings ----------------------------------------------------------------------------- */
 
-/* Host flags are free: the interpreter takes over unless the word at @off is zero. */
-static void emit_unless(struct gen *g, int32_t off)
+static bool emit_rep(struct gen *g, struct insn *n)
 {
-	emit_gs(g->e, false, 0x83, 7, off); /* cmp dword, 0 */
-	emit_u8(g->e, 0);
-	new_cold(g, COLD_INTERP)->from = emit_jcc(g->e, CC_NZ, 0);
-}
+	bool stores = (n->z.opcode & 0xfe) == 0xaa;
+	unsigned shift = n->z.opcode & 1 ? (unsigned)__builtin_ctz(n->z.operand_width / 8u) : 0;
 
-/* What cpu_rflags() does, without RF and VM. */
-static bool emit_pushf(struct gen *g, struct insn *n)
-{
-	struct emit *e = g->e;
-	struct place at;
-
-	spill_flags(g, FLAGS_ALL);
-	emit_gs(e, false, 0x8b, S1, CPU_OFF(fl));
-	emit_mov(e, S2, S1);
-	emit_shift(e, false, SHIFT_R, S1, 8);
-	emit_alu_imm(e, false, ALU_AND, S1, RFLAGS_ARITH & 0xff);
-	emit_alu_imm(e, false, ALU_AND, S2, FL_OF);
-	emit_shift(e, false, SHIFT_L, S2, 11);
-	emit_rr(e, false, 0x09, S2, S1); /* or r10d, r11d */
-	emit_gs(e, false, 0x8b, S2, CPU_OFF(s.rflags));
-	emit_alu_imm(e, false, ALU_AND, S2, (uint32_t) ~(RFLAGS_ARITH | RFLAGS_RF | RFLAGS_VM));
-	emit_rr(e, false, 0x09, S2, S1);
-	emit_alu_imm(e, false, ALU_OR, S1, RFLAGS_ONE);
-	emit_gs_store(e, S1, CPU_OFF(s.rip));
-	at = emit_stack(g, n);
-	emit_gs_load(e, S1, CPU_OFF(s.rip));
-	emit_at(e, true, 0x89, S1, &at);
-	move_stack(g, -8);
-	return true;
-}
-
-static bool emit_interrupt_flag(struct gen *g, struct insn *n, bool on)
-{
-	struct emit *e = g->e;
-
-	spill_flags(g, n->live_in);
-	emit_unless(g, CPU_OFF(x.user));
-	if (on)
-		emit_unless(g, CPU_OFF(x.waiting));
-	emit_gs(e, false, 0x81, on ? ALU_OR : ALU_AND, CPU_OFF(s.rflags));
-	emit_u32(e, on ? RFLAGS_IF : (uint32_t)~RFLAGS_IF);
-	return true;
-}
-
-static bool emit_swapgs(struct gen *g, struct insn *n)
-{
-	struct emit *e = g->e;
-
-	spill_flags(g, n->live_in);
-	emit_unless(g, CPU_OFF(x.user));
-	emit_gs_load(e, S1, CPU_OFF(s.seg[SEG_GS].base));
-	emit_gs_load(e, S2, CPU_OFF(s.kernel_gs_base));
-	emit_gs_store(e, S1, CPU_OFF(s.kernel_gs_base));
-	emit_gs_store(e, S2, CPU_OFF(s.seg[SEG_GS].base));
-	return true;
-}
-
-static bool emit_sreg(struct gen *g, const struct insn *n)
-{
-	unsigned gpr = xlat_gpr(n->operand[0].reg.value);
-	struct emit *e = g->e;
-
-	emit_u8(e, 0x65); /* movzx r10d, word gs:[selector] */
-	emit_u8(e, 0x44);
-	emit_u8(e, 0x0f);
-	emit_u8(e, 0xb7);
-	emit_u8(e, 0x14);
-	emit_u8(e, 0x25);
-	emit_u32(e,
-		 (uint32_t)(CPU_OFF(s.seg) +
-			    (int32_t)sizeof(struct segment) * decode_seg(n->operand[1].reg.value) +
-			    (int32_t)offsetof(struct segment, selector)));
-	set_reg(g, gpr, S1);
+	xgen_spill_flags(g, n->live_in);
+	emit_gs_imm32(g->e, CPU_OFF(x.what), xwhat(n->off, g->index));
+	emit_mov_imm(g->e, S1, shift);
+	emit_call(g->e, g->x->tramp.rep[stores]);
 	return true;
 }
 
@@ -649,7 +632,7 @@ static void emit_jump_rip(struct gen *g, struct insn *n)
 	emit_u8(e, 4);
 	emit_gs(e, true, 0x03, S1, CPU_OFF(x.jump_key));
 	emit_gs_base(e, true, 0x3b, S1, S2, table + (int32_t)offsetof(struct xlat_jump, tag));
-	k = new_cold(g, COLD_LOOKUP);
+	k = xgen_cold(g, COLD_LOOKUP);
 	k->insn = n;
 	k->from = emit_jcc(e, CC_NZ, 0);
 	emit_gs_base(e, false, 0xff, 4, S2, table + (int32_t)offsetof(struct xlat_jump, code));
@@ -682,12 +665,12 @@ static void emit_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target)
 	struct cold *k;
 
 	if (cc == 16 && !in_page(target)) {
-		spill_flags(g, FLAGS_ALL);
+		xgen_spill_flags(g, FLAGS_ALL);
 		emit_rip(g, S1, target);
 		emit_jump_rip(g, &g->insn[g->nr_insns - 1]);
 		return;
 	}
-	k = new_cold(g, in_page(target) ? COLD_EDGE : COLD_FAR);
+	k = xgen_cold(g, in_page(target) ? COLD_EDGE : COLD_FAR);
 	k->edge = (uint8_t)edge;
 	k->target = target;
 	k->from = cc == 16 ? emit_jmp(g->e, 0) : emit_jcc(g->e, cc, 0);
@@ -705,14 +688,14 @@ static bool emit_indirect_target(struct gen *g, struct insn *n)
 	struct place at;
 
 	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_REGISTER) {
-		emit_gs_store(g->e, get_reg(g, xlat_gpr(n->operand[0].reg.value), S1),
+		emit_gs_store(g->e, xgen_get_reg(g, xlat_gpr(n->operand[0].reg.value), S1),
 			      CPU_OFF(s.rip));
 		return true;
 	}
-	if (!address_is_simple(n))
+	if (!xgen_address_is_simple(n))
 		return false;
 	at = emit_operand(g, n, false);
-	emit_at(g->e, true, 0x8b, S1, &at);
+	xgen_at(g->e, true, 0x8b, S1, &at);
 	emit_gs_store(g->e, S1, CPU_OFF(s.rip));
 	return true;
 }
@@ -722,13 +705,13 @@ static bool emit_call_insn(struct gen *g, struct insn *n)
 	bool direct = n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	struct place at;
 
-	spill_flags(g, FLAGS_ALL);
+	xgen_spill_flags(g, FLAGS_ALL);
 	if (!direct && !emit_indirect_target(g, n))
 		return false;
-	at = emit_stack(g, n);
+	at = xgen_stack(g, n);
 	emit_rip(g, S1, n->off + n->z.length);
-	emit_at(g->e, true, 0x89, S1, &at);
-	move_stack(g, -8);
+	xgen_at(g->e, true, 0x89, S1, &at);
+	xgen_move_stack(g, -8);
 	emit_count(g, g->index + 1);
 	if (direct) {
 		emit_edge(g, 0, 16, branch_target(n));
@@ -746,10 +729,10 @@ static bool emit_ret_insn(struct gen *g, struct insn *n)
 
 	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
 		pop += (int32_t)n->operand[0].imm.value.u;
-	spill_flags(g, FLAGS_ALL);
-	at = emit_stack(g, n);
-	emit_at(g->e, true, 0x8b, S1, &at);
-	move_stack(g, pop);
+	xgen_spill_flags(g, FLAGS_ALL);
+	at = xgen_stack(g, n);
+	xgen_at(g->e, true, 0x8b, S1, &at);
+	xgen_move_stack(g, pop);
 	emit_count(g, g->index + 1);
 	emit_jump_rip(g, n);
 	return true;
@@ -762,7 +745,7 @@ static bool emit_jmp_insn(struct gen *g, struct insn *n)
 		emit_edge(g, 0, 16, branch_target(n));
 		return true;
 	}
-	spill_flags(g, FLAGS_ALL);
+	xgen_spill_flags(g, FLAGS_ALL);
 	if (!emit_indirect_target(g, n))
 		return false;
 	emit_count(g, g->index + 1);
@@ -778,6 +761,11 @@ static bool emit_jcc_insn(struct gen *g, struct insn *n)
 		g->flags = FLAGS_HOST;
 	}
 	emit_count(g, g->index + 1);
+	if (g->loop.on && !g->c->icount) {
+		emit_edge(g, 1, (n->z.opcode & 0xf) ^ 1, n->off + n->z.length);
+		xloop_back(g);
+		return true;
+	}
 	emit_edge(g, 0, n->z.opcode & 0xf, branch_target(n));
 	emit_edge(g, 1, 16, n->off + n->z.length);
 	return true;
@@ -792,15 +780,35 @@ static void emit_exit(struct gen *g, enum xlat_exit why, uint32_t what)
 	emit_jmp(g->e, g->x->tramp.leave);
 }
 
+/* Where it begins, into r10. */
+static void cold_address(struct gen *g, const struct cold *k)
+{
+	const struct access *a = k->access;
+
+	if (a && a->simple) {
+		emit_lea(g->e, true, S1, xhome(a->base), H_NONE, 0,
+			 k->head ? a->from_head : a->from);
+		return;
+	}
+	if (k->insn->kind == K_BITS)
+		emit_bits_address(g, k->insn, S1, S2);
+	else
+		xgen_address(g, k->insn, S1, S2);
+	if (k->head && a->from_head)
+		emit_lea(g->e, true, S1, S1, H_NONE, 0, a->from_head);
+}
+
 static void cold_fill(struct gen *g, const struct cold *k)
 {
+	uint32_t what = xwhat(k->insn->off, k->index);
 	struct emit *e = g->e;
 
-	if (k->access)
-		emit_lea(e, true, S1, xhome(k->access->base), H_NONE, 0, k->access->from);
-	else
-		emit_address(g, k->insn, S1, S2);
-	emit_gs_imm32(e, CPU_OFF(x.what), xwhat(k->insn->off, k->index));
+	cold_address(g, k);
+	if (k->head)
+		what = xwhat(g->insn[0].off, 0) | XWHAT_PLAIN;
+	else if (k->access && k->access->leads)
+		what |= XWHAT_PLAIN;
+	emit_gs_imm32(e, CPU_OFF(x.what), what);
 	if (k->kind == COLD_PAGE) {
 		emit_mov_imm(e, S2, k->bytes | (uint32_t)k->page << 16);
 		emit_call(e, g->x->tramp.page[k->write]);
@@ -878,6 +886,13 @@ static void cold_lookup(struct gen *g, const struct cold *k)
 	emit_jmp(g->e, g->x->tramp.lookup);
 }
 
+static void cold_stale(struct gen *g)
+{
+	emit_rip(g, S1, g->insn[0].off);
+	emit_gs_store(g->e, S1, CPU_OFF(s.rip));
+	emit_exit(g, XEXIT_STALE, g->number);
+}
+
 static void emit_cold(struct gen *g)
 {
 	unsigned i;
@@ -894,6 +909,10 @@ static void emit_cold(struct gen *g)
 			emit_exit(g, XEXIT_INTERP, xwhat(g->insn[k->index].off, k->index));
 		else if (k->kind == COLD_STOP)
 			emit_exit(g, XEXIT_INTERP, xwhat((unsigned)(g->b->hva & ~PAGE_MASK), 0));
+		else if (k->kind == COLD_STALE)
+			cold_stale(g);
+		else if (k->kind == COLD_ATTEND)
+			emit_exit(g, XEXIT_ATTEND_AT, xwhat(g->insn[0].off, 0));
 		else if (k->kind == COLD_LOOKUP)
 			cold_lookup(g, k);
 		else
@@ -921,15 +940,27 @@ static bool emit_insn(struct gen *g, struct insn *n)
 	case K_LEAVE:
 		return emit_leave(g, n);
 	case K_PUSHF:
-		return emit_pushf(g, n);
+		return xsys_pushf(g, n);
 	case K_CLI:
-		return emit_interrupt_flag(g, n, false);
+		return xsys_interrupt_flag(g, n, false);
 	case K_STI:
-		return emit_interrupt_flag(g, n, true);
+		return xsys_interrupt_flag(g, n, true);
 	case K_SWAPGS:
-		return emit_swapgs(g, n);
+		return xsys_swapgs(g, n);
+	case K_CLD:
+		return xsys_direction_flag(g, n);
+	case K_CR:
+		return xsys_read_cr(g, n);
+	case K_BASE:
+		return xsys_segment_base(g, n);
+	case K_TSC:
+		return xsys_rdtsc(g, n);
 	case K_SREG:
-		return emit_sreg(g, n);
+		return xsys_sreg(g, n);
+	case K_REP:
+		return emit_rep(g, n);
+	case K_BITS:
+		return emit_bits(g, n);
 	case K_CALL:
 		return emit_call_insn(g, n);
 	case K_RET:
@@ -955,8 +986,21 @@ static void emit_stop(struct gen *g)
 	emit_gs_load(e, S1, CPU_OFF(insns));
 	emit_lea(e, true, S1, S1, H_NONE, 0, (int32_t)g->nr_insns);
 	emit_gs(e, true, 0x3b, S1, CPU_OFF(insns_stop));
-	k = new_cold(g, COLD_STOP);
+	k = xgen_cold(g, COLD_STOP);
 	k->from = emit_jcc(e, CC_A, 0);
+}
+
+/* Host flags are free. */
+void xgen_poll(struct gen *g)
+{
+	struct emit *e = g->e;
+
+	emit_gs_load(e, S1, CPU_OFF(x.attention));
+	emit_u8(e, 0x41); /* cmp dword [r10], 0 */
+	emit_u8(e, 0x83);
+	emit_u8(e, 0x3a);
+	emit_u8(e, 0);
+	xgen_cold(g, COLD_ATTEND)->from = emit_jcc(e, CC_NZ, 0);
 }
 
 static void emit_entries(struct gen *g)
@@ -972,11 +1016,14 @@ static void emit_entries(struct gen *g)
 	emit_u8(e, 0xe2);
 	emit_u32(e, (uint32_t)PAGE_MASK);
 	emit_gs_store(e, S1, CPU_OFF(block_rip));
-	if (!b->flags_live && !g->c->icount) {
+	over = emit_jmp(e, 0);
+	if (!b->flags_live && !g->c->icount && !g->c->vm->cfg.exact_flags) {
+		b->enter_poll = emit_here(e);
+		xgen_poll(g);
 		b->enter_host = b->enter_mem = emit_here(e);
+		emit_patch(e, over, b->enter_mem);
 		return;
 	}
-	over = emit_jmp(e, 0);
 	b->enter_host = emit_here(e);
 	save_flags(e);
 	b->enter_mem = emit_here(e);
@@ -984,6 +1031,36 @@ static void emit_entries(struct gen *g)
 	g->flags = FLAGS_MEM;
 	if (g->c->icount)
 		emit_stop(g);
+}
+
+/*
+ * The block's one instruction reaches into the next page. Is that mapped, and as it
+ * was, and what it was? Flags are in c->fl or dead.
+ */
+static void emit_crossing(struct gen *g)
+{
+	struct emit *e = g->e;
+
+	emit_rip(g, S1, (int32_t)PAGE_SIZE);
+	emit_rr(e, false, 0x89, S1, S2); /* mov r11d, r10d */
+	emit_shift(e, false, SHIFT_R, S2, PAGE_SHIFT - 5);
+	emit_alu_imm(e, false, ALU_AND, S2, (TLB_ENTRIES - 1) * sizeof(struct tlb_entry));
+	emit_gs(e, true, 0x0b, S1, CPU_OFF(asid));
+	emit_gs_base(e, true, 0x3b, S1, S2,
+		     CPU_OFF(tlb_entries) + (int32_t)offsetof(struct tlb_entry, exec));
+	xgen_cold(g, COLD_INTERP)->from = emit_jcc(e, CC_NZ, 0);
+	emit_gs_base(e, true, 0x8b, S2, S2,
+		     CPU_OFF(tlb_entries) + (int32_t)offsetof(struct tlb_entry, addend));
+	emit_gs(e, true, 0x03, S2, CPU_OFF(block_rip)); /* add */
+	emit_mov_imm(e, S1, g->second.hva - PAGE_SIZE);
+	emit_rr(e, true, 0x39, S1, S2); /* cmp r11, r10 */
+	xgen_cold(g, COLD_STALE)->from = emit_jcc(e, CC_NZ, 0);
+	emit_mov_imm(e, S1, (uint64_t)(uintptr_t)g->second.now);
+	emit_u8(e, 0x41); /* cmp dword [r10], imm */
+	emit_u8(e, 0x81);
+	emit_u8(e, 0x3a);
+	emit_u32(e, g->second.version);
+	xgen_cold(g, COLD_STALE)->from = emit_jcc(e, CC_NZ, 0);
 }
 
 static void add_mark(struct gen *g, unsigned off)
@@ -999,7 +1076,7 @@ static void add_mark(struct gen *g, unsigned off)
 /* The interpreter takes over at @off: flags have to be where it looks for them. */
 static void emit_interp(struct gen *g, unsigned off)
 {
-	spill_flags(g, FLAGS_ALL);
+	xgen_spill_flags(g, FLAGS_ALL);
 	emit_exit(g, XEXIT_INTERP, xwhat(off, g->index));
 }
 
@@ -1016,10 +1093,15 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	g->number = number;
 	g->nr_cold = 0;
 	g->vec_live = false;
+	g->loop = (struct loop){ .on = false };
 	g->index = 0;
 	end = xlat_decode(g, page_gpa);
 	g->flags = b->flags_live ? FLAGS_MEM : FLAGS_DEAD;
 	emit_entries(g);
+	if (g->crosses && end > PAGE_SIZE)
+		emit_crossing(g);
+	if (g->loop.on)
+		xloop_head(g);
 
 	for (i = 0; i < g->nr_insns; i++) {
 		struct insn *n = &g->insn[i];
@@ -1041,7 +1123,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	}
 	b->nr_insns = (uint8_t)i;
 	g->index = i;
-	if (open && (end == PAGE_SIZE || i == XBLOCK_INSNS)) {
+	if (open && (end >= PAGE_SIZE || i == XBLOCK_INSNS || (i && g->crosses))) {
 		emit_count(g, i);
 		emit_edge(g, 0, 16, (int32_t)end);
 	} else if (open) {

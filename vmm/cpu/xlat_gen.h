@@ -25,11 +25,25 @@ enum kind {
 	K_CLI,
 	K_STI,
 	K_SWAPGS,
+	K_CLD,  /* and STD */
+	K_CR,   /* MOV register, CR2 or CR3 */
+	K_BASE, /* RDFSBASE and its like */
+	K_TSC,  /* RDTSC, RDTSCP */
 	K_SREG, /* MOV register, segment register */
+	K_REP,  /* REP MOVS, REP STOS */
+	K_BITS, /* BT and its like, whose register reaches beyond the operand */
 	K_CALL,
 	K_RET,
 	K_JMP,
 	K_JCC
+};
+
+/* Looked up before the loop that the block is, not within; see xlat_loop.c. */
+enum hoist {
+	HOIST_NOT,
+	HOIST_BASE,  /* the base moves: x.slot[] has what to add to it */
+	HOIST_INDEX, /* the index moves: x.slot[] has the rest */
+	HOIST_FIXED  /* x.slot[] has the address */
 };
 
 /*
@@ -42,14 +56,22 @@ struct access {
 	bool leads;                  /* others follow */
 	bool write;                  /* what the leader looks up is good for stores */
 	uint8_t base;                /* guest register */
-	int8_t page;                 /* slot of the page cache, or -1: the TLB is asked */
+	int16_t page;                /* slot of the page cache, or -1: the TLB is asked */
 	int8_t slot;                 /* then: where in x.slot[] followers find what to add */
 	int32_t disp;
-	int32_t from; /* what a leader looks up: [register + from], for so many bytes */
+	int32_t from;      /* what a leader looks up: [register + from], for so many bytes */
+	int32_t from_head; /* the same, with registers as the block found them */
 	uint16_t bytes;
+	enum hoist hoist;
 };
 
 #define XSLOTS 8
+
+/* Where an operand can be reached: at [base + (index << shift) + disp]. */
+struct place {
+	uint8_t base, index, shift; /* host registers; index may be H_NONE */
+	int32_t disp;
+};
 
 struct insn {
 	ZydisDecodedInstruction z;
@@ -64,7 +86,17 @@ struct insn {
 	struct access at, stack; /* of the memory operand, and of what it does to the stack */
 };
 
-enum cold_kind { COLD_FILL, COLD_PAGE, COLD_EDGE, COLD_FAR, COLD_STOP, COLD_LOOKUP, COLD_INTERP };
+enum cold_kind {
+	COLD_FILL,
+	COLD_PAGE,
+	COLD_EDGE,
+	COLD_FAR,
+	COLD_STOP,
+	COLD_LOOKUP,
+	COLD_INTERP,
+	COLD_ATTEND,
+	COLD_STALE
+};
 
 /* Something to emit after the hot code. */
 struct cold {
@@ -79,11 +111,26 @@ struct cold {
 	const struct access *access; /* NULL: the memory operand's address */
 	uint16_t bytes;
 	bool write;
-	int8_t page; /* COLD_PAGE, besides: the slot */
+	int16_t page; /* COLD_PAGE, besides: the slot */
+	bool head;    /* at the head of a loop: registers are as the block found them */
 
 	/* COLD_EDGE, COLD_FAR */
 	uint8_t edge;
 	int32_t target;
+};
+
+/* A block that jumps to its own begin; see xlat_loop.c. */
+struct loop {
+	bool on;
+	uint8_t nr;
+	uint8_t counter; /* a register that moves, or OP_NO_REG */
+	int32_t step;    /* by so much each time */
+	uint64_t body;   /* where to go on while all pages are the same */
+	struct hoisted {
+		struct insn *n;
+		struct access *a;
+		int32_t stride; /* bytes each time */
+	} hoisted[XSLOTS];
 };
 
 struct gen {
@@ -96,7 +143,13 @@ struct gen {
 	unsigned index; /* of the instruction being emitted */
 	enum flags_at flags;
 	bool vec_live;
-	uint8_t *begin;
+	struct loop loop;
+	bool crosses; /* an instruction that crosses the page's end comes next, or is the block */
+	struct {
+		uint64_t hva;
+		const _Atomic uint32_t *now;
+		uint32_t version;
+	} second; /* the page it reaches into */
 	struct insn insn[XBLOCK_INSNS + 1];
 	struct xmark mark[XBLOCK_INSNS + 1];
 	struct cold cold[COLD_MAX];
@@ -126,6 +179,54 @@ bool xlat_is_high_byte(ZydisRegister r); /* AH, CH, DH, BH */
  * last instruction.
  */
 unsigned xlat_decode(struct gen *g, uint64_t page_gpa);
+
+/* xlat_gen.c, for the others */
+void xgen_spill_flags(struct gen *g, unsigned live);
+unsigned xgen_get_reg(struct gen *g, unsigned gpr, unsigned scratch);
+void xgen_set_reg(struct gen *g, unsigned gpr, unsigned from);
+struct place xgen_stack(struct gen *g, struct insn *n);
+void xgen_move_stack(struct gen *g, int32_t by);
+void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct place *p);
+struct cold *xgen_cold(struct gen *g, enum cold_kind kind);
+bool xgen_address(struct gen *g, const struct insn *n, unsigned dst, unsigned other);
+void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int16_t page,
+		     unsigned bytes, bool write, unsigned addr, unsigned scratch, uint8_t *retry);
+void xgen_vec_gate(struct gen *g);
+void xgen_poll(struct gen *g);
+bool xgen_address_is_simple(const struct insn *n);
+
+/* xlat_sys.c */
+bool xsys_pushf(struct gen *g, struct insn *n);
+bool xsys_interrupt_flag(struct gen *g, struct insn *n, bool on);
+bool xsys_direction_flag(struct gen *g, struct insn *n);
+bool xsys_swapgs(struct gen *g, struct insn *n);
+bool xsys_sreg(struct gen *g, struct insn *n);
+bool xsys_read_cr(struct gen *g, struct insn *n);
+bool xsys_segment_base(struct gen *g, struct insn *n);
+bool xsys_rdtsc(struct gen *g, struct insn *n);
+
+/* xlat_loop.c */
+/* Before the body: looks up all that can be. */
+void xloop_head(struct gen *g);
+/* The way back, where the branch has been decided. */
+void xloop_back(struct gen *g);
+/* The operand or access of which xloop_head() has taken care. */
+struct place xloop_place(struct gen *g, const struct insn *n, const struct access *a);
+/*
+ * Is the block a loop, and what of it can be looked up before? @moved: registers that
+ * each turn moves by @delta, @unknown: those that get other values.
+ */
+void xloop_find(struct gen *g, const int32_t delta[GPR_COUNT], uint16_t unknown);
+
+static inline int32_t xslot_off(const struct access *a)
+{
+	return CPU_OFF(x.slot) + 8 * a->slot;
+}
+
+static inline int32_t xaddend_off(int16_t page)
+{
+	return CPU_OFF(x.addend) + 8 * page;
+}
 
 static inline bool xlat_ends_block(enum kind k)
 {

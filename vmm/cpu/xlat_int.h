@@ -30,6 +30,8 @@ enum xlat_exit {
 	XEXIT_LOOKUP,      /* s.rip is set: the jump cache does not know it */
 	XEXIT_ATTEND,      /* s.rip is set */
 	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
+	XEXIT_ATTEND_AT,   /* what: xwhat(), and attention is set */
+	XEXIT_STALE,       /* what: the number of a block that is not what it was; s.rip is set */
 	XEXIT_INTERP       /* what: xwhat() of an instruction for the interpreter */
 };
 
@@ -38,6 +40,19 @@ static inline uint32_t xwhat(unsigned off, unsigned retired)
 {
 	return off | retired << 16;
 }
+
+static inline unsigned xwhat_off(uint32_t what)
+{
+	return what & (PAGE_SIZE - 1);
+}
+
+static inline unsigned xwhat_retired(uint32_t what)
+{
+	return what >> 16;
+}
+
+/* Added to it: the range of several accesses may cross a page, try them one by one. */
+#define XWHAT_PLAIN BIT(15)
 
 enum flags_at { FLAGS_DEAD, FLAGS_HOST, FLAGS_MEM };
 
@@ -56,10 +71,13 @@ struct xblock {
 	uint32_t version;
 	uint32_t hash_next; /* number + 1 */
 	uint64_t enter_host, enter_mem,
-		enter_jump; /* flags in the host's, in c->fl; and block_rip unknown */
+		enter_jump;  /* flags in the host's, in c->fl; and block_rip unknown */
+	uint64_t enter_poll; /* looks at attention first; 0: flags are alive here */
 	struct xedge edge[2];
 	uint8_t vec;     /* enum xvec it was made under */
 	bool flags_live; /* reads flags before it writes them all */
+	bool plain;      /* accesses are looked up one by one */
+	bool user;       /* CPL is not 0 */
 	uint8_t nr_insns;
 	uint16_t nr_marks;
 	const struct xmark *marks;
@@ -80,6 +98,7 @@ struct xtramp {
 	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, XEXIT_ATTEND */
 	uint64_t fill[2];        /* by write: fill the TLB for r11 bytes at the address in r10 */
 	uint64_t page[2];        /* by write: the same, and page cache slot r11 >> 16, too */
+	uint64_t rep[2]; /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
 	uint64_t vec_load, ret;
 };
 
@@ -93,6 +112,7 @@ struct xlat {
 	unsigned flushes; /* when it changes, blocks and edges have gone */
 	uint32_t *hash;
 	uint32_t xsave_mask;     /* components the guest is offered; 0: FXSAVE will do */
+	bool tsc_inline;         /* the host's TSC is the clock */
 	bool counts;             /* c->insns is kept: costs three instructions a block */
 	uint32_t seen;           /* codemap invalidations taken into account */
 	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */
@@ -107,6 +127,13 @@ enum xvec xlat_vec(const struct cpu *c); /* xlat.c */
 
 /* xlat_tramp.c */
 void xtramp_make(struct xlat *x);
+
+/*
+ * xlat_rep.c: elements of 1 << @shift bytes, upwards, by and with the registers in c->s.
+ * False: the interpreter shall go on where these have got to.
+ */
+bool xlat_rep_movs(struct cpu *c, unsigned shift);
+bool xlat_rep_stos(struct cpu *c, unsigned shift);
 
 /* xlat_gen.c: translate the block at (@hva, offset @off in its page) into *b. False: nothing. */
 int xgen_create(struct xlat *x, const struct host *h, int node);

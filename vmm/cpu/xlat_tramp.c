@@ -177,6 +177,17 @@ static void load_if_live(struct emit *e, const struct xlat *x)
 
 typedef bool fill_fn(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
 
+/* The function in rax. Returns the jump to take if it says false. */
+static uint8_t *call_c(struct emit *e)
+{
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
+	emit_u8(e, 0xff); /* call rax */
+	emit_u8(e, 0xd0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
+	emit_rr(e, false, 0x84, H_RAX, H_RAX); /* test al, al */
+	return emit_jcc(e, CC_Z, 0);
+}
+
 /* @fn for the address in rbx and the bytes in rbp. Returns the jump to take if it fails. */
 static uint8_t *call_fill(struct emit *e, fill_fn *fn, enum mmu_access access)
 {
@@ -185,12 +196,7 @@ static uint8_t *call_fill(struct emit *e, fill_fn *fn, enum mmu_access access)
 	emit_mov(e, H_RDX, H_RBP);
 	emit_mov_imm(e, H_RCX, access);
 	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)fn);
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
-	emit_u8(e, 0xff); /* call rax */
-	emit_u8(e, 0xd0);
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
-	emit_rr(e, false, 0x84, H_RAX, H_RAX); /* test al, al */
-	return emit_jcc(e, CC_Z, 0);
+	return call_c(e);
 }
 
 /*
@@ -223,6 +229,36 @@ static uint64_t make_fill(struct emit *e, const struct xlat *x, enum mmu_access 
 	/* Vector registers are the host's by now: reload those of the guest to leave. */
 	emit_patch(e, failed, emit_here(e));
 	load_if_live(e, x);
+	load_guest(e);
+	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_INTERP);
+	emit_jmp(e, x->tramp.leave);
+	return here;
+}
+
+typedef bool rep_fn(struct cpu *c, unsigned shift);
+
+/* Called with the size of elements in r10 and, in x.what, the place of the instruction. */
+static uint64_t make_rep(struct emit *e, const struct xlat *x, rep_fn *fn)
+{
+	uint64_t here = emit_here(e);
+	uint8_t *failed;
+
+	save_guest(e);
+	emit_mov(e, H_RBX, H_R10);
+	if (!XLAT_QUIET_FILL)
+		save_if_live(e, x);
+	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
+	emit_mov(e, H_RSI, H_RBX);
+	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)fn);
+	failed = call_c(e);
+	if (!XLAT_QUIET_FILL)
+		load_if_live(e, x);
+	load_guest(e);
+	emit_u8(e, 0xc3);
+
+	emit_patch(e, failed, emit_here(e));
+	if (!XLAT_QUIET_FILL)
+		load_if_live(e, x);
 	load_guest(e);
 	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_INTERP);
 	emit_jmp(e, x->tramp.leave);
@@ -286,6 +322,8 @@ void xtramp_make(struct xlat *x)
 	t->attend = make_exit(e, t, XEXIT_ATTEND);
 	t->fill[0] = make_fill(e, x, MMU_READ);
 	t->fill[1] = make_fill(e, x, MMU_WRITE);
+	t->rep[0] = make_rep(e, x, xlat_rep_movs);
+	t->rep[1] = make_rep(e, x, xlat_rep_stos);
 	t->page[0] = make_page(e, x, MMU_READ);
 	t->page[1] = make_page(e, x, MMU_WRITE);
 }

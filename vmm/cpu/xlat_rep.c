@@ -1,0 +1,101 @@
+/*
+ * xlat_rep.c - REP MOVS and REP STOS called from translated code, with the guest's
+ * vector registers live: nothing here touches one.
+ */
+#include "cpu/mmu.h"
+#include "cpu/xlat_int.h"
+
+static void *page_for(struct cpu *c, uint64_t gva, enum mmu_access access)
+{
+	const struct tlb_entry *e = tlb_slot(c, gva);
+	uint64_t key = tlb_key(c, gva, 1);
+
+	if ((access == MMU_READ ? e->read : e->write) != key &&
+	    !mmu_fill_quietly(c, gva, 1, access))
+		return NULL;
+	return (void *)(uintptr_t)(gva + e->addend);
+}
+
+static uint64_t room(uint64_t gva, unsigned shift)
+{
+	return (PAGE_SIZE - (gva & ~PAGE_MASK)) >> shift;
+}
+
+/* The host's own instructions: one element after another, as the guest's would be. */
+static void move(void *to, const void *from, uint64_t n, unsigned shift)
+{
+	switch (shift) {
+	case 0:
+		asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n)::"memory");
+		break;
+	case 1:
+		asm volatile("rep movsw" : "+D"(to), "+S"(from), "+c"(n)::"memory");
+		break;
+	case 2:
+		asm volatile("rep movsl" : "+D"(to), "+S"(from), "+c"(n)::"memory");
+		break;
+	default:
+		asm volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(n)::"memory");
+	}
+}
+
+static void store(void *to, uint64_t value, uint64_t n, unsigned shift)
+{
+	switch (shift) {
+	case 0:
+		asm volatile("rep stosb" : "+D"(to), "+c"(n) : "a"(value) : "memory");
+		break;
+	case 1:
+		asm volatile("rep stosw" : "+D"(to), "+c"(n) : "a"(value) : "memory");
+		break;
+	case 2:
+		asm volatile("rep stosl" : "+D"(to), "+c"(n) : "a"(value) : "memory");
+		break;
+	default:
+		asm volatile("rep stosq" : "+D"(to), "+c"(n) : "a"(value) : "memory");
+	}
+}
+
+bool xlat_rep_movs(struct cpu *c, unsigned shift)
+{
+	uint64_t *rcx = &c->s.gpr[RCX], *rsi = &c->s.gpr[RSI], *rdi = &c->s.gpr[RDI];
+
+	if (c->s.rflags & RFLAGS_DF)
+		return false;
+	while (*rcx) {
+		uint64_t n = MIN(*rcx, MIN(room(*rsi, shift), room(*rdi, shift)));
+		const void *from = page_for(c, *rsi, MMU_READ);
+		void *to = n && from ? page_for(c, *rdi, MMU_WRITE) : NULL;
+
+		if (!to || !n || page_for(c, *rsi, MMU_READ) != from)
+			return false;
+		move(to, from, n, shift);
+		*rcx -= n;
+		*rsi += n << shift;
+		*rdi += n << shift;
+		if (unlikely(atomic_load_explicit(c->x.attention, memory_order_relaxed)))
+			return !*rcx;
+	}
+	return true;
+}
+
+bool xlat_rep_stos(struct cpu *c, unsigned shift)
+{
+	uint64_t *rcx = &c->s.gpr[RCX], *rdi = &c->s.gpr[RDI];
+
+	if (c->s.rflags & RFLAGS_DF)
+		return false;
+	while (*rcx) {
+		uint64_t n = MIN(*rcx, room(*rdi, shift));
+		void *to = page_for(c, *rdi, MMU_WRITE);
+
+		if (!to || !n)
+			return false;
+		store(to, c->s.gpr[RAX], n, shift);
+		*rcx -= n;
+		*rdi += n << shift;
+		if (unlikely(atomic_load_explicit(c->x.attention, memory_order_relaxed)))
+			return !*rcx;
+	}
+	return true;
+}
