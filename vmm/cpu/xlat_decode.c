@@ -599,6 +599,7 @@ static void group_begin(struct groups *s, const struct insn *n, struct access *a
 	group_end(s, p);
 	*p = (struct group){ a, n, s->delta[a->base], lo, hi };
 	a->write = write;
+	a->at_head = !(s->unknown & BIT(a->base));
 	a->from = a->disp;
 	a->bytes = (uint16_t)(hi - lo);
 }
@@ -663,6 +664,12 @@ static void note_operand(struct groups *s, struct insn *n)
 		return;
 	n->at.page = -1;
 	note_access(s, n, &n->at, p->size / 8u, write);
+}
+
+static void note_bits(struct groups *s, struct insn *n)
+{
+	n->at.write = n->z.mnemonic != ZYDIS_MNEMONIC_BT;
+	n->at.page = page_of_place(s->g, n, n->at.write);
 }
 
 static void note_stack(struct groups *s, struct insn *n, unsigned base, int32_t disp, bool write)
@@ -778,7 +785,7 @@ static void note_insn(struct groups *s, struct insn *n)
 
 	n->at = n->stack = (struct access){ .slot = -1, .page = -1 };
 	if (n->kind == K_BITS)
-		n->at.page = page_of_place(s->g, n, n->z.mnemonic != ZYDIS_MNEMONIC_BT);
+		note_bits(s, n);
 	else if (n->mem >= 0 && n->kind != K_LEA)
 		note_operand(s, n);
 	switch (n->kind) {
@@ -812,6 +819,64 @@ static void note_insn(struct groups *s, struct insn *n)
 	note_writes(s, n);
 }
 
+static bool take_page(uint64_t *taken, struct access *a)
+{
+	uint64_t bit = BIT64(a->page % 64), *word = &taken[a->page / 64];
+
+	if (*word & bit)
+		return false;
+	*word |= bit;
+	return true;
+}
+
+/*
+ * No two look-ups of a block may share a slot: between a leader and its followers it
+ * has to stay what it is.
+ */
+static void part_pages(struct gen *g)
+{
+	uint64_t taken[(2 * XPAGES + 63) / 64] = { 0 };
+
+	for (unsigned i = 0; i < g->nr_insns; i++) {
+		struct insn *n = &g->insn[i];
+		struct access *each[] = { &n->at, &n->stack };
+
+		for (unsigned j = 0; j < ARRAY_SIZE(each); j++) {
+			struct access *a = each[j];
+			int16_t first =
+				(int16_t)(bank(g) + PAGES_BY_PLACE + (a->write ? NR_PLACES : 0));
+			unsigned tries = 0;
+
+			if (a->leader || a->page < 0 || take_page(taken, a))
+				continue;
+			a->page = page_of_place(g, n, a->write);
+			while (!take_page(taken, a) && ++tries < NR_PLACES)
+				a->page = (int16_t)(first + (a->page - first + 1) % NR_PLACES);
+			if (tries == NR_PLACES)
+				a->page = -1;
+		}
+	}
+}
+
+/*
+ * Where flags are dead at the block's begin, look-ups for registers that the block has not
+ * loaded by then are made there, and no flags have to be put away for them.
+ */
+static void find_head(struct gen *g)
+{
+	bool may = !g->b->flags_live && !g->b->plain && !g->c->vm->cfg.exact_flags && !g->loop.on;
+
+	for (unsigned i = 0; i < g->nr_insns; i++) {
+		struct access *each[] = { &g->insn[i].at, &g->insn[i].stack };
+
+		for (unsigned j = 0; j < ARRAY_SIZE(each); j++) {
+			struct access *a = each[j];
+
+			a->at_head &= may && a->simple && !a->leader && a->page >= 0;
+		}
+	}
+}
+
 static void find_groups(struct gen *g)
 {
 	struct groups s = { .g = g };
@@ -822,7 +887,9 @@ static void find_groups(struct gen *g)
 		note_insn(&s, &g->insn[i]);
 	for (i = 0; i < GPR_COUNT * GROUPS_OPEN; i++)
 		group_end(&s, &s.open[i / GROUPS_OPEN][i % GROUPS_OPEN]);
+	part_pages(g);
 	xloop_find(g, s.delta, s.unknown);
+	find_head(g);
 }
 
 unsigned xlat_decode(struct gen *g, uint64_t page_gpa)

@@ -258,6 +258,10 @@ static struct place emit_simple(struct gen *g, struct insn *n, const struct acce
 	}
 	if (a->hoist)
 		return xloop_place(g, n, a);
+	if (a->at_head) {
+		emit_gs_load(e, S2, xaddend_off(a->page));
+		return (struct place){ (uint8_t)base, S2, 0, a->disp };
+	}
 	xgen_spill_flags(g, n->live_in);
 	retry = e->p;
 	emit_lea(e, true, S2, base, H_NONE, 0, a->from);
@@ -451,6 +455,8 @@ static bool emit_bits(struct gen *g, struct insn *n)
 	struct emit *e = g->e;
 	uint8_t *retry;
 
+	if (n->at.page < 0)
+		return false;
 	xgen_spill_flags(g, n->live_in);
 	retry = e->p;
 	if (!emit_bits_address(g, n, S2, S1))
@@ -608,19 +614,21 @@ static bool emit_rep(struct gen *g, struct insn *n)
 /* --- jumps ------------------------------------------------------------------------------- */
 
 /* To the RIP in r10, whatever is there; flags are in c->fl. @n is what jumps. */
-static void emit_jump_rip(struct gen *g, struct insn *n)
+static void emit_jump_rip(struct gen *g, struct insn *n, bool poll)
 {
 	struct emit *e = g->e;
 	int32_t table = CPU_OFF(jump);
 	struct cold *k;
 
 	emit_gs_store(e, S1, CPU_OFF(s.rip));
-	emit_gs_load(e, S2, CPU_OFF(x.attention));
-	emit_u8(e, 0x41); /* cmp dword [r11], 0 */
-	emit_u8(e, 0x83);
-	emit_u8(e, 0x3b);
-	emit_u8(e, 0);
-	emit_jcc(e, CC_NZ, g->x->tramp.attend);
+	if (poll) {
+		emit_gs_load(e, S2, CPU_OFF(x.attention));
+		emit_u8(e, 0x41); /* cmp dword [r11], 0 */
+		emit_u8(e, 0x83);
+		emit_u8(e, 0x3b);
+		emit_u8(e, 0);
+		emit_jcc(e, CC_NZ, g->x->tramp.attend);
+	}
 	emit_rr(e, false, 0x89, S1, S2); /* mov r11d, r10d */
 	emit_u8(e, 0x41);                /* and r11d, entries - 1 */
 	emit_u8(e, 0x81);
@@ -667,7 +675,7 @@ static void emit_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target)
 	if (cc == 16 && !in_page(target)) {
 		xgen_spill_flags(g, FLAGS_ALL);
 		emit_rip(g, S1, target);
-		emit_jump_rip(g, &g->insn[g->nr_insns - 1]);
+		emit_jump_rip(g, &g->insn[g->nr_insns - 1], target < 0);
 		return;
 	}
 	k = xgen_cold(g, in_page(target) ? COLD_EDGE : COLD_FAR);
@@ -717,7 +725,7 @@ static bool emit_call_insn(struct gen *g, struct insn *n)
 		emit_edge(g, 0, 16, branch_target(n));
 	} else {
 		emit_gs_load(g->e, S1, CPU_OFF(s.rip));
-		emit_jump_rip(g, n);
+		emit_jump_rip(g, n, true);
 	}
 	return true;
 }
@@ -734,7 +742,7 @@ static bool emit_ret_insn(struct gen *g, struct insn *n)
 	xgen_at(g->e, true, 0x8b, S1, &at);
 	xgen_move_stack(g, pop);
 	emit_count(g, g->index + 1);
-	emit_jump_rip(g, n);
+	emit_jump_rip(g, n, true);
 	return true;
 }
 
@@ -750,7 +758,7 @@ static bool emit_jmp_insn(struct gen *g, struct insn *n)
 		return false;
 	emit_count(g, g->index + 1);
 	emit_gs_load(g->e, S1, CPU_OFF(s.rip));
-	emit_jump_rip(g, n);
+	emit_jump_rip(g, n, true);
 	return true;
 }
 
@@ -876,7 +884,7 @@ static void cold_far(struct gen *g, const struct cold *k)
 	if (k->flags == FLAGS_HOST)
 		save_flags(g->e);
 	emit_rip(g, S1, k->target);
-	emit_jump_rip(g, k->insn);
+	emit_jump_rip(g, k->insn, k->target < 0);
 }
 
 /* Should the target turn out to be none, xlat_run() wants to know who jumps there. */
@@ -1063,6 +1071,26 @@ static void emit_crossing(struct gen *g)
 	xgen_cold(g, COLD_STALE)->from = emit_jcc(e, CC_NZ, 0);
 }
 
+/* What find_head() chose. */
+static void emit_head(struct gen *g)
+{
+	for (unsigned i = 0; i < g->nr_insns; i++) {
+		struct insn *n = &g->insn[i];
+		struct access *each[] = { &n->at, &n->stack };
+
+		for (unsigned j = 0; j < ARRAY_SIZE(each); j++) {
+			struct access *a = each[j];
+			uint8_t *retry = g->e->p;
+
+			if (!a->at_head)
+				continue;
+			emit_lea(g->e, true, S2, xhome(a->base), H_NONE, 0, a->from_head);
+			xgen_page_check(g, n, a, a->page, a->bytes, a->write, S2, S2, retry);
+			g->cold[g->nr_cold - 1].head = true;
+		}
+	}
+}
+
 static void add_mark(struct gen *g, unsigned off)
 {
 	g->mark[g->b->nr_marks++] = (struct xmark){
@@ -1102,6 +1130,8 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 		emit_crossing(g);
 	if (g->loop.on)
 		xloop_head(g);
+	else
+		emit_head(g);
 
 	for (i = 0; i < g->nr_insns; i++) {
 		struct insn *n = &g->insn[i];

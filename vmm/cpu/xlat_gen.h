@@ -63,6 +63,7 @@ struct access {
 	int32_t from_head; /* the same, with registers as the block found them */
 	uint16_t bytes;
 	enum hoist hoist;
+	bool at_head; /* looked up at the block's begin */
 };
 
 #define XSLOTS 8
