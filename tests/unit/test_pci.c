@@ -409,6 +409,8 @@ static void use_engine(void)
 
 static void test_doorbells(void **state)
 {
+	struct dev_doorbell *bell;
+
 	use_engine();
 	put(A + 4, MEMORY);
 	put(B + 4, MEMORY);
@@ -425,9 +427,15 @@ static void test_doorbells(void **state)
 	place(A, 0, SPARE);
 	place(B, 0, SPARE); /* in A's shadow */
 	assert_ptr_equal(engine.bell->dev, dev_of_a());
-	put(A + 4, 0);
+	bell = engine.bell;
+	dev_reset(dev_of_a());
 	assert_int_equal(engine.at, SPARE + DOORBELL);
 	assert_ptr_not_equal(engine.bell->dev, dev_of_a());
+	dev_ring(bell); /* late: from before the reset */
+	wait_ns(1000);
+	place(A, 0, REGS);
+	put(A + 4, MEMORY);
+	assert_int_equal(get(REGS + DONE), 0);
 	engine.refuses = true;
 	put(B + 4, 0);
 	assert_int_equal(engine.frees, 0);

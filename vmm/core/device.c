@@ -428,7 +428,8 @@ void dev_ring(struct dev_doorbell *b)
 	struct dev *d = b->dev;
 
 	dev_lock(d);
-	d->type->doorbell(d, b->bell);
+	if (atomic_load(&b->gpa)) /* else it is from before a reset */
+		d->type->doorbell(d, b->bell);
 	dev_unlock(d);
 }
 

@@ -23,8 +23,9 @@ struct dev_doorbell {
 	unsigned bell;
 	unsigned region;
 	uint64_t off;
-	unsigned bytes;    /* 0: none */
-	uint64_t gpa;      /* armed there; 0: not. By vm->map_lock */
+	unsigned bytes; /* 0: none */
+	/* Armed there; 0: not. Written with vm->map_lock held. */
+	_Atomic uint64_t gpa;
 	void *engine_data; /* from the first arming to doorbell_free() */
 };
 
