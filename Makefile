@@ -45,6 +45,7 @@ LIBS	:= -lZydis -lZycore -lhwloc -lnuma -lcyaml -lyaml -ljansson -llz4 -lzstd -l
 
 LIB_SRC	 := $(sort $(wildcard vmm/*/*.c host/linux/*.c host/linux/kvm/*.c))
 CMD_SRC	 := $(sort $(wildcard host/linux/cmd/*.c))
+PIN_SRC	 := $(sort $(wildcard tools/pin_cores/*.c))
 SIM_SRC	 := $(sort $(wildcard host/sim/*.c))
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_LIB := $(sort $(filter-out $(UNIT_SRC),$(wildcard tests/unit/*.c)))
@@ -57,6 +58,7 @@ GUEST_RT  := $(sort $(wildcard tests/guest/rt/*.c tests/guest/rt/*.S))
 
 LIB_OBJ	 := $(LIB_SRC:%.c=$B/%.o)
 CMD_OBJ	 := $(CMD_SRC:%.c=$B/%.o)
+PIN_OBJ	 := $(PIN_SRC:%.c=$B/%.o)
 SIM_OBJ	 := $(SIM_SRC:%.c=$B/%.o)
 UNIT_BIN := $(UNIT_SRC:%.c=$B/%)
 FUZZ_BIN := $(FUZZ_SRC:%.c=$B/%)
@@ -64,14 +66,15 @@ REPLAY_BIN := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$B/tests/fuzz/replay_%)
 INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
-.PHONY: all lib unit guests initrd kernel lab check-lab bench-vcpu-create bench-machine deps demo demo-run run \
-	check check-run check-long boot-kernels lockstep bench bench-engine bench-placement format format-check tidy \
+.PHONY: all lib unit guests initrd kernel lab lab-parts check-lab bench-vcpu-create bench-machine deps demo demo-run run \
+	check check-run check-long soak boot-kernels lockstep gate gate-renew bench bench-engine bench-placement bench-memory \
+	format format-check tidy \
 	check-headers check-deps check-vectors fuzz fuzz-run \
 	cov cov-run docs install uninstall clean help
 .DELETE_ON_ERROR:
 .PRECIOUS: $B/%.o $G/64/%.o $G/32/%.o build/tests/initrd/%
 
-all: $B/libalcazar.a $B/libalcazar.so $B/alcazar ## libalcazar and the alcazar command (default)
+all: $B/libalcazar.a $B/libalcazar.so $B/alcazar $B/pin_cores ## libalcazar, alcazar and pin_cores (default)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | sort | expand -t 16
@@ -89,6 +92,10 @@ $B/libalcazar.so: $(LIB_OBJ)
 $B/alcazar: $(CMD_OBJ) $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+# It has words, options and reports in common with the command.
+$B/pin_cores: $(PIN_OBJ) $(filter-out %/main.o,$(CMD_OBJ)) $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lm
 $B/libsim.a: $(SIM_OBJ)
 	@rm -f $@
 	$(call say,AR)
@@ -110,12 +117,25 @@ $B/tests/unit/test_cmd_%: $B/tests/unit/test_cmd_%.o $(filter-out %/main.o,$(CMD
 		$B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+$B/tests/unit/test_pin_%: $B/tests/unit/test_pin_%.o $(filter-out %/main.o,$(PIN_OBJ) $(CMD_OBJ)) \
+		$B/libsim.a $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lm -lcmocka
 # It has the machine of the unit tests.
 $B/tests/fuzz/replay_code: $B/tests/fuzz/fuzz_code.o $B/tests/fuzz/replay.o \
 		$B/tests/unit/flat.o $B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 $B/tests/fuzz/fuzz_code: $B/tests/fuzz/fuzz_code.o $B/tests/unit/flat.o $B/libsim.a $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
+# It has the command's own parser.
+$B/tests/fuzz/replay_control: $B/tests/fuzz/fuzz_control.o $B/tests/fuzz/replay.o \
+		$(filter-out %/main.o,$(CMD_OBJ)) $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$B/tests/fuzz/fuzz_control: $B/tests/fuzz/fuzz_control.o $(filter-out %/main.o,$(CMD_OBJ)) \
+		$B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 $B/tests/fuzz/replay_%: $B/tests/fuzz/fuzz_%.o $B/tests/fuzz/replay.o $B/libsim.a $B/libalcazar.a
@@ -126,6 +146,11 @@ $B/tests/fuzz/fuzz_%: $B/tests/fuzz/fuzz_%.o $B/libsim.a $B/libalcazar.a
 	$(Q)$(CC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $B/tests/lockstep/%: $B/tests/lockstep/%.o $B/tests/unit/compare.o $B/libalcazar.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+GATE_SRC := $(sort $(wildcard tests/gate/*.c))
+$B/tests/gate/gate: $(GATE_SRC:%.c=$B/%.o) $B/tests/unit/flat.o $B/libsim.a $B/libalcazar.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
@@ -195,13 +220,23 @@ run: all kernel initrd ## boot the stock kernel; ARGS="..." adds flags
 check: ## everything a change must pass; ends with "N passed, N failed"
 	@tools/install-deps
 	@$(MAKE) --no-print-directory check-run
-check-run: all unit guests initrd kernel $B/tests/lockstep/boot
+check-run: all unit guests initrd kernel build/tests/cli/threads $B/tests/lockstep/boot $B/tests/gate/gate
 	@B=$B MODE=$(MODE) CC="$(CC)" tests/run $(TESTS)
+
+gate: $B/tests/gate/gate ## translated code against its committed instruction counts
+	@$<
+gate-renew: $B/tests/gate/gate ## commit to what translated code is now
+	@$< --print >$B/expected
+	@diff -u bench/engine/expected $B/expected || mv $B/expected bench/engine/expected
 
 check-long: ## what takes too long for every change
 	@tools/install-deps
 	@$(MAKE) --no-print-directory all unit guests initrd kernel
 	@B=$B MODE=$(MODE) CC="$(CC)" tests/run $(if $(TESTS),$(TESTS),long)
+
+soak: all initrd kernel ## stress-ng for DURATION seconds (7200), then self-modification for a tenth
+	@tools/fetch-stress-ng build/guest/stress-ng
+	@B=$B MODE=$(MODE) DURATION=$(or $(DURATION),7200) tests/run soak
 
 boot-kernels: all initrd ## boot the other kernels of the distribution
 	@B=$B MODE=$(MODE) tests/run kernels
@@ -228,9 +263,28 @@ bench-engine: ## how fast guests run: native, ours, QEMU's; WORKLOADS, ENGINES, 
 	@tools/install-deps bench
 	@$(MAKE) --no-print-directory all guests kernel build/bench/initrd
 	@B=$B bench/engine/run
-lab: all unit guests kernel initrd ## build the NUMA lab: an emulated host with AMD-V and 4 nodes
-	@tests/lab/make $B build/lab
-check-lab: lab ## the KVM engine in the lab; LAB=host: on this host
+build/tests/cli/threads: tests/cli/threads.c
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -pthread -o $@ $<
+build/tests/lab/where: tests/lab/where.c
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -o $@ $<
+build/lab/initrd: $B/alcazar $B/pin_cores $(GUEST_BIN) build/tests/lab/where build/tests/cli/threads \
+		build/guest/initrd \
+		$(filter %/test_kvm,$(UNIT_BIN)) $(wildcard tests/lab/* tests/lab/t/*) tests/guest/programs
+	$(call say,LAB)
+	$(Q)tests/lab/make $B build/lab
+lab-parts: all guests kernel initrd
+	@$(MAKE) --no-print-directory build/lab/initrd build/tests/lab/where
+lab: ## boot the NUMA lab, an emulated host with AMD-V and 4 nodes: a shell, or TESTS="place live"
+	@tools/install-deps && tools/install-deps lab
+	@$(MAKE) --no-print-directory lab-parts
+	@tests/lab/run build/lab $(TESTS)
+check-lab: ## placement, memory, moves, KVM in the lab; LAB=host: on this host
+	@tools/install-deps && tools/install-deps lab
+	@$(MAKE) --no-print-directory lab-parts
 	@B=$B MODE=$(MODE) tests/run $(if $(filter host,$(LAB)),labhost,lab)
 
 $B/bench/%: $B/bench/%.o $B/libalcazar.a
@@ -242,6 +296,8 @@ bench-machine: $B/bench/machine ## what a machine costs its host: start, memory,
 	@$B/bench/machine
 bench-placement: $B/bench/placement ## the planner's cost beside that of other ways
 	@$B/bench/placement
+bench-memory: $B/bench/memory ## how fast memory is populated, against plain threads
+	@$B/bench/memory
 
 # --- what the sources must be -------------------------------------------------
 
@@ -253,13 +309,15 @@ format: ## let clang-format have its way
 	@clang-format -i $(C_ALL)
 format-check: ## is it as clang-format would have it?
 	@clang-format --dry-run --Werror $(C_ALL)
+# clang-tidy 14 misjudges va_list once several files share a process.
 tidy: ## clang-tidy over library and command
-	@clang-tidy --quiet $(LIB_SRC) $(CMD_SRC) -- $(CSTD) $(DEFS) $(INC)
+	@printf '%s\n' $(LIB_SRC) $(CMD_SRC) $(PIN_SRC) | xargs -n 1 -P "$$(nproc)" sh -c \
+		'out=$$(clang-tidy --quiet "$$0" -- $(CSTD) $(DEFS) $(INC) 2>&1) || { echo "$$out"; exit 1; }'
 check-headers: ## every header compiles alone
 	@for h in $(H_ALL); do \
-		$(CC) $(CSTD) $(WARN) $(DEFS) $(INC) -fsyntax-only -x c $$h || exit 1; done
+		$(CC) $(CSTD) $(WARN) $(DEFS) $(INC) -fsyntax-only -include $$h -x c /dev/null || exit 1; done
 	@for h in $(H_GUEST); do \
-		$(CC) $(filter-out -MMD -MP,$(GUEST_CFLAGS)) -fsyntax-only -x c $$h || exit 1; done
+		$(CC) $(filter-out -MMD -MP,$(GUEST_CFLAGS)) -fsyntax-only -include $$h -x c /dev/null || exit 1; done
 check-vectors: $(QUIET) ## what must not touch vector registers does not
 	@tools/check-vectors mmu_fill_quietly $(QUIET)
 	@tools/check-vectors xlat_rep_movs $(QUIET)
@@ -291,7 +349,10 @@ HEADERS	= $(filter %.h,$(shell $(CC) -MM $(DEFS) $(INC) vmm/vmm.h host/linux/hos
 install: all ## install below PREFIX (/usr/local), DESTDIR respected
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig \
 		$(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 755 $B/alcazar $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $B/alcazar $B/pin_cores $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 644 tools/completion/alcazar tools/completion/pin_cores \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 644 $B/libalcazar.a $(DESTDIR)$(PREFIX)/lib
 	install -m 755 $B/libalcazar.so $(DESTDIR)$(PREFIX)/lib/libalcazar.so.$(VERSION)
 	ln -sf libalcazar.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libalcazar.so.0
@@ -304,12 +365,16 @@ install: all ## install below PREFIX (/usr/local), DESTDIR respected
 		>$(DESTDIR)$(PREFIX)/lib/pkgconfig/alcazar.pc
 	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 uninstall: ## undo install
-	rm -rf $(DESTDIR)$(PREFIX)/bin/alcazar $(DESTDIR)$(PREFIX)/lib/libalcazar.* \
+	rm -rf $(DESTDIR)$(PREFIX)/bin/alcazar $(DESTDIR)$(PREFIX)/bin/pin_cores \
+		$(DESTDIR)$(PREFIX)/lib/libalcazar.* \
 		$(DESTDIR)$(PREFIX)/lib/pkgconfig/alcazar.pc $(DESTDIR)$(PREFIX)/include/alcazar \
-		$(DESTDIR)$(PREFIX)/share/man/man1/alcazar*.1
+		$(DESTDIR)$(PREFIX)/share/man/man1/alcazar*.1 \
+		$(DESTDIR)$(PREFIX)/share/man/man1/pin_cores.1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/alcazar \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/pin_cores
 clean: ## remove build/
 	rm -rf build
 
--include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
--include $B/bench/placement.d
--include $(FUZZ_BIN:=.d) $(wildcard $G/*/*.d $G/*/rt/*.d)
+-include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(PIN_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
+-include $B/bench/placement.d $B/bench/memory.d
+-include $(FUZZ_BIN:=.d) $(GATE_SRC:%.c=$B/%.d) $(wildcard $G/*/*.d $G/*/rt/*.d)

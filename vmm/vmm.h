@@ -15,6 +15,7 @@
 #include "core/engine.h"
 #include "core/host.h"
 #include "core/stats.h"
+#include "mem/preflight.h"
 #include "placement/plan.h"
 
 #define VMM_VERSION "0.1.0"
@@ -34,7 +35,7 @@ struct vmm_config {
 	const struct plan *plan;
 	struct topo_request topo; /* vcpus, nodes, memory must agree with the plan */
 	const char *cpu_overrides[VMM_FEATURES_MAX + 1]; /* "+name", "-name", NULL */
-	bool prefault;
+	bool prefault;    /* memory in reserved huge pages always is */
 	bool reboot;      /* a guest's reset starts it anew */
 	bool test_device; /* the PCI function that guest programs try: docs/pci.md */
 
@@ -48,8 +49,18 @@ struct vmm_config {
 	void (*console)(void *arg, const uint8_t *buf, size_t bytes);
 	/* Bytes refused by vmm_console_input() are welcome now. May be NULL. */
 	void (*console_ready)(void *arg);
+	/*
+	 * While memory is populated, now and then, by the thread in vmm_create(). False
+	 * ends it: -ECANCELED. May be NULL.
+	 */
+	bool (*progress)(void *arg, uint64_t done_bytes, uint64_t all_bytes);
 	/* A debugger's stop: vCPU @vcpu met a point; every vCPU parks. May be NULL. */
 	void (*debug_stop)(void *arg, unsigned vcpu, uint64_t detail);
+	/*
+	 * For profilers: @bytes of translated code were made at @code, for guest code
+	 * that @name names; from any vCPU's thread. May be NULL.
+	 */
+	void (*code_made)(void *arg, uint64_t code, size_t bytes, const char *name);
 	/* --trace insn: one line an instruction. May be NULL. */
 	void (*trace)(void *arg, const char *line);
 	/*
@@ -58,10 +69,12 @@ struct vmm_config {
 	 */
 	bool halt_poll_set;
 	uint32_t halt_poll_ns;
+	bool sample_time;          /* the counters of time are kept */
 	bool count_insns;          /* the translator keeps STAT_INSNS exact, at a small cost */
 	uint64_t code_cache_bytes; /* the translator's, a vCPU; 0: its own choice */
 	/* The translator lets no fault handler see flags that nothing else will; slower. */
 	bool exact_flags;
+	bool tally_code; /* translated code counts its own instructions; slow. For tests */
 	bool trace_exits, trace_insns;
 	void *arg;
 };
@@ -121,8 +134,35 @@ int vmm_dirty_take(struct vm *vm, uint64_t *bitmap);
 /* Returns how many bytes the guest's serial port took. */
 size_t vmm_console_input(struct vm *vm, const uint8_t *buf, size_t bytes);
 
+/*
+ * Placement of a machine that runs, or is paused. The plan as it stands: moves change it.
+ */
+void vmm_get_plan(struct vm *vm, struct plan *out);
+/*
+ * From now on the vCPU's thread runs on PU @pu, which lies in host node @host_node (-1:
+ * none); both are OS indexes. The guest misses the time that the host needs to take the
+ * thread over. Caches of the engine stay on the node where they were made. -EINVAL: no
+ * such vCPU, or the PU cannot be used; nothing has changed.
+ */
+int vmm_move_vcpu(struct vm *vm, unsigned vcpu, unsigned pu, int host_node);
+/*
+ * Moves a stretch of a guest node's memory, in whole pages, to host node @to; the guest
+ * runs on and loses no store. An embedder moves all of it stretch by stretch, as fast as
+ * suits it, and may stop after any; with the last one the plan changes. Beside the other
+ * calls, but one at a time. Errors are those of host.h's mem_move().
+ */
+int vmm_move_memory(struct vm *vm, unsigned node, uint64_t offset, uint64_t bytes, int to);
+/* I/O threads are the embedder's: it tells where it has put them, for the plan. */
+void vmm_note_io(struct vm *vm, const struct plan_io *io, unsigned nr);
+/* A guest node's memory. Constant but for its node. NULL: no such node. */
+const struct host_mem *vmm_memory(const struct vm *vm, unsigned node);
+
 unsigned vmm_vcpus(const struct vm *vm);
 uint64_t vmm_stat(struct vm *vm, unsigned vcpu, enum vcpu_stat id);
+/* What populating memory came to; bytes 0: nothing was. */
+const struct mem_report *vmm_populated(const struct vm *vm);
+/* Where a guest node's memory is now, page by page. -ENOSYS: nobody knows. */
+int vmm_memory_where(struct vm *vm, unsigned guest_node, struct host_where *out);
 /* CPU time from creation to the first guest instruction, in host now_ns() terms. */
 uint64_t vmm_startup_ns(const struct vm *vm);
 

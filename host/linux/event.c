@@ -192,6 +192,11 @@ static void event_loop(void *arg)
 
 /* --- life ------------------------------------------------------------------------- */
 
+static unsigned event_slot(const struct linux_host *h, int node)
+{
+	return node > 0 && node < EVENT_NODES_MAX && h->many_nodes ? (unsigned)node : 0;
+}
+
 static bool node_pus(int node, struct pu_set *out)
 {
 	struct bitmask *cpus = node < 0 ? NULL : numa_allocate_cpumask();
@@ -212,15 +217,16 @@ static bool node_pus(int node, struct pu_set *out)
 	return any;
 }
 
+/* Where the embedder said; else on its node. */
 static int event_thread_start(struct event_thread *e, int node)
 {
-	struct pu_set pus;
+	struct pu_set pus = e->host->event_pus[event_slot(e->host, node)];
 	char name[24];
 	struct host_thread_attr attr = { .name = name, .fn = event_loop, .arg = e };
 	int err;
 
 	snprintf(name, sizeof(name), "event %d", MAX(node, 0));
-	if (e->host->many_nodes && node_pus(node, &pus))
+	if (pu_set_count(&pus) || (e->host->many_nodes && node_pus(node, &pus)))
 		attr.pus = &pus;
 	err = linux_thread_create(e->host, &attr, &e->thread);
 	if (err == -EINVAL && attr.pus) {
@@ -274,7 +280,7 @@ out_free:
 
 static int event_thread_get(struct linux_host *h, int node, struct event_thread **out)
 {
-	unsigned slot = node > 0 && node < EVENT_NODES_MAX && h->many_nodes ? (unsigned)node : 0;
+	unsigned slot = event_slot(h, node);
 	int err = 0;
 
 	pthread_mutex_lock(&h->lock);
@@ -282,6 +288,23 @@ static int event_thread_get(struct linux_host *h, int node, struct event_thread 
 		err = event_thread_create(h, slot ? node : HOST_NODE_ANY, &h->event[slot]);
 	*out = h->event[slot];
 	pthread_mutex_unlock(&h->lock);
+	return err;
+}
+
+int host_linux_place_events(const struct host *host, int node, const struct pu_set *pus)
+{
+	struct linux_host *h = host->ctx;
+	struct event_thread *e;
+	bool is_new;
+	int err = 0;
+
+	pthread_mutex_lock(&h->lock);
+	h->event_pus[event_slot(h, node)] = *pus;
+	is_new = !h->event[event_slot(h, node)];
+	pthread_mutex_unlock(&h->lock);
+	err = event_thread_get(h, node, &e);
+	if (!err && !is_new)
+		err = linux_thread_bind(h, e->thread, pus);
 	return err;
 }
 
@@ -409,6 +432,17 @@ int host_linux_watch_fd(const struct host *host, int fd, void (*fn)(void *arg), 
 	}
 	*out = w;
 	return 0;
+}
+
+/* A change is in force at once, also while the thread waits: epoll_ctl(2). */
+void host_linux_watch_for(struct host_linux_watch *w, bool readable, bool writable)
+{
+	struct epoll_event ev = {
+		.events = (readable ? EPOLLIN : 0u) | (writable ? EPOLLOUT : 0u),
+		.data.ptr = w,
+	};
+
+	epoll_ctl(w->e->epoll_fd, EPOLL_CTL_MOD, w->fd, &ev);
 }
 
 void host_linux_unwatch(struct host_linux_watch *w)

@@ -1,47 +1,29 @@
 /*
- * mem.c - memory: guest RAM in memfds bound to nodes, the VMM's own near the
- * thread that uses it, and code mapped twice.
+ * mem.c - memory: guest RAM, the VMM's own near the thread that uses it, and code
+ * mapped twice.
  *
  * Guest RAM is mapped exactly once: the kernel moves a page between nodes for an
- * unprivileged process only when nothing else maps it.
+ * unprivileged process only when nothing else maps it. It is a memfd, so that it can be
+ * shared, and others can see how much of it is in use (ledger_mem.c); but where the kernel
+ * is to make huge pages, and makes them of anonymous memory only, it is that.
  */
 #include "linux.h"
+#include "mem_compat.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <numaif.h>
 #include <stdio.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
+#define THP_BYTES MIB(2)
 
-#define HUGE_BYTES MIB(2)
-
-#define NODE_MASK_WORDS (PU_SET_MAX / 64)
-
-static int bind_to_node(const struct linux_host *h, void *p, size_t bytes, int node, int policy)
-{
-	unsigned long mask[NODE_MASK_WORDS] = { 0 };
-
-	if (node == HOST_NODE_ANY || !h->many_nodes)
-		return 0;
-	if (node < 0 || node >= PU_SET_MAX)
-		return -EINVAL;
-	mask[node / 64] = BIT64(node % 64);
-	/* The kernel reads one bit less than it is told. */
-	return mbind(p, bytes, policy, mask, PU_SET_MAX, 0) ? -errno : 0;
-}
-
-static int memfd_of(const char *name, uint64_t bytes)
+static int memfd_of(const char *name, uint64_t bytes, unsigned flags)
 {
 	int fd, err;
 
-	if (!bytes || bytes > INT64_MAX)
+	if (bytes > INT64_MAX)
 		return -EINVAL;
-	fd = memfd_create(name, MFD_CLOEXEC);
+	fd = memfd_create(name, MFD_CLOEXEC | flags);
 	if (fd < 0)
 		return -errno;
 	if (ftruncate(fd, (off_t)bytes)) {
@@ -52,62 +34,109 @@ static int memfd_of(const char *name, uint64_t bytes)
 	return fd;
 }
 
-/* Huge pages need virtual and file offsets to agree modulo their size: reserve more, cut. */
-static void *map_aligned(int fd, uint64_t bytes)
+/* --- guest RAM -------------------------------------------------------------------------- */
+
+static bool wants_thp(const struct host_mem_attr *a)
 {
-	uint64_t slack = bytes >= HUGE_BYTES ? HUGE_BYTES : 0;
+	return a->page_bytes == MEM_PAGES_ANY || a->page_bytes == MEM_PAGES_THP;
+}
+
+static bool is_anonymous(const struct host_mem_attr *a)
+{
+	return a->page_bytes == MEM_PAGES_THP && !linux_thp_of_memfds() && linux_thp_of_anonymous();
+}
+
+/* Anonymous memory has an empty memfd nevertheless, which tells others that it is there. */
+static int open_backing(const struct host_mem_attr *a, struct host_mem *m, bool anonymous)
+{
+	bool reserved = mem_pages_reserved(m->page_bytes);
+	unsigned flags = 0;
+	char name[48];
+	int fd;
+
+	if (reserved)
+		flags = MFD_HUGETLB | (unsigned)__builtin_ctzll(m->page_bytes) << MFD_HUGE_SHIFT;
+	snprintf(name, sizeof(name), LINUX_GUEST_MEMFD "%d%s", a->node,
+		 anonymous ? LINUX_ANONYMOUS : "");
+	fd = memfd_of(name, anonymous ? 0 : m->bytes, flags);
+	/* The kernel's word for a size it has no pages of. */
+	if (reserved && (fd == -ENODEV || fd == -EINVAL || fd == -ENOENT))
+		return -ENOTSUP;
+	m->handle = fd;
+	return fd < 0 ? fd : 0;
+}
+
+/* Huge pages need virtual and file offsets to agree modulo their size: reserve more, cut. */
+static int map_aligned(struct host_mem *m, bool anonymous)
+{
+	uint64_t align = MAX(m->page_bytes, THP_BYTES), bytes = m->bytes;
+	uint64_t slack = bytes >= THP_BYTES ? align : 0;
+	/* Pages of a pool are reserved for us here, if only somewhere: the first to ask gets them.
+	 */
+	int flags = MAP_FIXED | (mem_pages_reserved(m->page_bytes) ? 0 : MAP_NORESERVE);
 	uint8_t *area, *base;
+	int err;
 
 	if (bytes > INT64_MAX - slack)
-		return MAP_FAILED;
+		return -ENOMEM;
 	area = mmap(NULL, bytes + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
 		    0);
 	if (area == MAP_FAILED)
-		return MAP_FAILED;
-	base = slack ? (uint8_t *)ALIGN_UP((uintptr_t)area, HUGE_BYTES) : area;
-	if (mmap(base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd,
-		 0) == MAP_FAILED) {
+		return -errno;
+	base = slack ? (uint8_t *)ALIGN_UP((uintptr_t)area, align) : area;
+	flags |= anonymous ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+	if (mmap(base, bytes, PROT_READ | PROT_WRITE, flags, anonymous ? -1 : m->handle, 0) ==
+	    MAP_FAILED) {
+		err = -errno;
 		munmap(area, bytes + slack);
-		return MAP_FAILED;
+		return err;
 	}
 	if (base > area)
 		munmap(area, (size_t)(base - area));
 	if (slack > (uint64_t)(base - area))
 		munmap(base + bytes, slack - (uint64_t)(base - area));
-	return base;
+	m->base = base;
+	return 0;
 }
 
-int linux_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out)
+/* Advice: a kernel without it is no error. */
+static void advise(const struct host_mem *m, const struct host_mem_attr *a)
 {
-	struct linux_host *h = ctx;
-	char name[32];
-	void *base;
-	int fd, err;
+	if (!mem_pages_reserved(m->page_bytes))
+		madvise(m->base, m->bytes, wants_thp(a) ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	madvise(m->base, m->bytes, MADV_DONTDUMP);
+	madvise(m->base, m->bytes, MADV_DONTFORK);
+}
 
-	if (bytes > UINT64_MAX - PAGE_SIZE)
+int linux_mem_map(void *ctx, const struct host_mem_attr *a, struct host_mem *out)
+{
+	uint64_t page = mem_pages_reserved(a->page_bytes) ? a->page_bytes : PAGE_SIZE;
+	struct host_mem m = { .page_bytes = page, .node = a->node };
+	bool anonymous = is_anonymous(a);
+	int err;
+
+	if (!a->bytes || a->bytes > UINT64_MAX - page || page & (page - 1))
 		return -EINVAL;
-	bytes = ALIGN_UP(bytes, PAGE_SIZE);
-	snprintf(name, sizeof(name), "guest node %d", node);
-	fd = memfd_of(name, bytes);
-	if (fd < 0)
-		return fd;
-	base = map_aligned(fd, bytes);
-	if (base == MAP_FAILED) {
-		err = -ENOMEM;
+	m.bytes = ALIGN_UP(a->bytes, page);
+	if (mem_policy_spreads(a->policy))
+		m.node = HOST_NODE_ANY;
+	err = open_backing(a, &m, anonymous);
+	if (err)
+		return err;
+	err = map_aligned(&m, anonymous);
+	if (err)
 		goto out_close;
-	}
-	err = bind_to_node(h, base, bytes, node, MPOL_BIND);
+	err = linux_bind(ctx, &m, a);
 	if (err)
 		goto out_unmap;
-	madvise(base, bytes, MADV_HUGEPAGE); /* advice: a kernel without it is no error */
-	madvise(base, bytes, MADV_DONTDUMP);
-	*out = (struct host_mem){ .base = base, .bytes = bytes, .node = node, .handle = fd };
+	advise(&m, a);
+	*out = m;
 	return 0;
 
 out_unmap:
-	munmap(base, bytes);
+	munmap(m.base, m.bytes);
 out_close:
-	close(fd);
+	close(m.handle);
 	return err;
 }
 
@@ -120,8 +149,18 @@ void linux_mem_unmap(void *ctx, struct host_mem *m)
 	*m = (struct host_mem){ .handle = -1 };
 }
 
-/* Either way shortage is an error here and not a SIGBUS later. */
-int linux_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes)
+/* Kernels before 5.14. Whoever else may write there meanwhile loses nothing. */
+static int populate_slowly(const struct host_mem *m, uint64_t offset, uint64_t bytes)
+{
+	if (mem_pages_reserved(m->page_bytes))
+		return fallocate(m->handle, 0, (off_t)offset, (off_t)bytes) ? -errno : 0;
+	for (uint64_t at = 0; at < bytes; at += PAGE_SIZE)
+		__atomic_fetch_or((uint8_t *)m->base + offset + at, 0, __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* Shortage is an error here and not a SIGBUS later. */
+int linux_mem_prefault(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes)
 {
 	if (offset > m->bytes || bytes > m->bytes - offset)
 		return -EINVAL;
@@ -132,13 +171,12 @@ int linux_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t 
 			continue;
 		if (errno == EFAULT)
 			return -ENOMEM;
-		if (errno != EINVAL)
-			return -errno;
-		/* A kernel before 5.14. */
-		return fallocate(m->handle, 0, (off_t)offset, (off_t)bytes) ? -errno : 0;
+		return errno == EINVAL ? populate_slowly(m, offset, bytes) : -errno;
 	}
 	return 0;
 }
+
+/* --- the VMM's own -------------------------------------------------------------------- */
 
 void *linux_mem_alloc(void *ctx, size_t bytes, int node)
 {
@@ -149,7 +187,9 @@ void *linux_mem_alloc(void *ctx, size_t bytes, int node)
 	if (p == MAP_FAILED)
 		return NULL;
 	/* A preference: memory elsewhere is better than none. */
-	(void)bind_to_node(h, p, bytes, node, MPOL_PREFERRED);
+	(void)linux_bind_node(h, p, bytes, node, MEM_PREFERRED);
+	/* Caches that are large for the worst case and mostly empty would be filled up. */
+	madvise(p, bytes, MADV_NOHUGEPAGE);
 	return p;
 }
 
@@ -159,28 +199,31 @@ void linux_mem_free(void *ctx, void *p, size_t bytes)
 		munmap(p, bytes);
 }
 
+/*
+ * One piece of shared memory, mapped twice. It has no file of its own, since profilers
+ * look for names (--perf-map) only where code comes from none.
+ */
 int linux_code_map(void *ctx, size_t bytes, int node, struct host_code *out)
 {
 	struct linux_host *h = ctx;
-	int fd = memfd_of("code", bytes);
-	void *rw, *rx;
-	int err = 0;
+	void *rw, *rx = MAP_FAILED;
+	int err;
 
-	if (fd < 0)
-		return fd;
-	rw = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	rx = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	if (rw == MAP_FAILED || rx == MAP_FAILED) {
+	if (!bytes)
+		return -EINVAL;
+	rw = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE,
+		  -1, 0);
+	if (rw != MAP_FAILED)
+		rx = mremap(rw, 0, bytes, MREMAP_MAYMOVE); /* from nothing: a second mapping */
+	if (rx == MAP_FAILED || mprotect(rx, bytes, PROT_READ | PROT_EXEC)) {
 		err = -errno;
-		if (rw != MAP_FAILED)
-			munmap(rw, bytes);
 		if (rx != MAP_FAILED)
 			munmap(rx, bytes);
-	}
-	close(fd); /* the mappings keep it */
-	if (err)
+		if (rw != MAP_FAILED)
+			munmap(rw, bytes);
 		return err;
-	(void)bind_to_node(h, rw, bytes, node, MPOL_PREFERRED);
+	}
+	(void)linux_bind_node(h, rw, bytes, node, MEM_PREFERRED);
 	*out = (struct host_code){ .rw = rw, .rx = rx, .bytes = bytes };
 	return 0;
 }

@@ -1,13 +1,12 @@
 /*
- * meminfo.c - how much memory could be had: of a node, and under the limits
- * of the control groups this process lives in.
+ * meminfo.c - how much memory could be had of a node, and in what pages. Limits are
+ * in group.c.
  *
  * Pages that cache files count as free, for the kernel gives them up when asked;
  * without them a host that has run for a day would look full.
  */
 #include "linux.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -36,15 +35,16 @@ static uint64_t sum_keys(FILE *f, const char *const *keys)
 	return sum;
 }
 
-static bool read_meminfo(const char *path, const char *const *free_keys, uint64_t *total,
-			 uint64_t *free)
+static const char *const total_keys[] = { "MemTotal:", NULL };
+
+static bool read_meminfo(const char *path, const char *const *all_keys,
+			 const char *const *free_keys, uint64_t *total, uint64_t *free)
 {
-	static const char *const total_keys[] = { "MemTotal:", NULL };
 	FILE *f = fopen(path, "re");
 
 	if (!f)
 		return false;
-	*total = sum_keys(f, total_keys);
+	*total = sum_keys(f, all_keys);
 	rewind(f);
 	*free = sum_keys(f, free_keys);
 	fclose(f);
@@ -56,7 +56,15 @@ void linux_meminfo_system(uint64_t *total, uint64_t *free)
 {
 	static const char *const keys[] = { "MemAvailable:", NULL };
 
-	read_meminfo("/proc/meminfo", keys, total, free);
+	read_meminfo("/proc/meminfo", total_keys, keys, total, free);
+}
+
+void linux_meminfo_commit(uint64_t *limit, uint64_t *used)
+{
+	static const char *const keys[] = { "Committed_AS:", NULL };
+	static const char *const limit_keys[] = { "CommitLimit:", NULL };
+
+	read_meminfo("/proc/meminfo", limit_keys, keys, limit, used);
 }
 
 void linux_meminfo_node(unsigned os_index, uint64_t *total, uint64_t *free)
@@ -66,66 +74,7 @@ void linux_meminfo_node(unsigned os_index, uint64_t *total, uint64_t *free)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/meminfo", os_index);
-	read_meminfo(path, keys, total, free);
-}
-
-static bool read_number(const char *dir, const char *file, uint64_t *out)
-{
-	char path[PATH_MAX], line[LINE_BYTES], *end;
-	bool ok = false;
-	FILE *f;
-
-	if (snprintf(path, sizeof(path), "%s/%s", dir, file) >= (int)sizeof(path))
-		return false;
-	f = fopen(path, "re");
-	if (!f)
-		return false;
-	if (fgets(line, sizeof(line), f)) {
-		*out = strtoull(line, &end, 10);
-		ok = end != line; /* "max" is no number and no limit */
-	}
-	fclose(f);
-	return ok;
-}
-
-/* The tightest limit on the way from a group up to the hierarchy's root. */
-static uint64_t tightest(char *dir, size_t root_len, const char *max_file, const char *used_file)
-{
-	uint64_t max, used, left = UINT64_MAX;
-
-	for (;;) {
-		if (read_number(dir, max_file, &max) && read_number(dir, used_file, &used))
-			left = MIN(left, max > used ? max - used : 0);
-		if (strlen(dir) <= root_len)
-			return left;
-		*strrchr(dir, '/') = '\0';
-	}
-}
-
-/* One line of /proc/self/cgroup: "ID:controllers:/path"; version 2 has no controllers. */
-static uint64_t group_free(char *line)
-{
-	char *controllers = strchr(line, ':');
-	char *path = controllers ? strchr(controllers + 1, ':') : NULL;
-	char dir[PATH_MAX];
-	const char *root;
-	bool is_v2;
-
-	if (!path)
-		return UINT64_MAX;
-	*path++ = '\0';
-	controllers++;
-	path[strcspn(path, "\n")] = '\0';
-	is_v2 = !*controllers;
-	if (!is_v2 && strcmp(controllers, "memory") != 0)
-		return UINT64_MAX;
-	root = is_v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
-	if (*path != '/' || snprintf(dir, sizeof(dir), "%s%s", root,
-				     strcmp(path, "/") != 0 ? path : "") >= (int)sizeof(dir))
-		return UINT64_MAX;
-	if (is_v2)
-		return tightest(dir, strlen(root), "memory.max", "memory.current");
-	return tightest(dir, strlen(root), "memory.limit_in_bytes", "memory.usage_in_bytes");
+	read_meminfo(path, total_keys, keys, total, free);
 }
 
 void linux_meminfo_huge(unsigned os_index, struct machine_pages huge[MACHINE_PAGE_SIZES])
@@ -138,21 +87,51 @@ void linux_meminfo_huge(unsigned os_index, struct machine_pages huge[MACHINE_PAG
 			 (unsigned long long)huge[i].bytes / 1024);
 		if (!huge[i].bytes)
 			continue;
-		read_number(dir, "nr_hugepages", &huge[i].total);
-		read_number(dir, "free_hugepages", &huge[i].free);
+		linux_read_number(dir, "nr_hugepages", &huge[i].total);
+		linux_read_number(dir, "free_hugepages", &huge[i].free);
 	}
 }
 
-uint64_t linux_meminfo_cgroup_free(void)
+unsigned linux_meminfo_weight(unsigned os_index)
 {
-	FILE *f = fopen("/proc/self/cgroup", "re");
-	uint64_t left = UINT64_MAX;
-	char line[PATH_MAX];
+	uint64_t weight = 0;
+	char file[24];
 
+	snprintf(file, sizeof(file), "node%u", os_index);
+	linux_read_number("/sys/kernel/mm/mempolicy/weighted_interleave", file, &weight);
+	return weight <= 255 ? (unsigned)weight : 0;
+}
+
+/* Files like "always [madvise] never": is the word in brackets one of @words? */
+static bool thp_says(const char *file, const char *const *words)
+{
+	char path[96], line[LINE_BYTES], word[32];
+	bool found = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/transparent_hugepage/%s", file);
+	f = fopen(path, "re");
 	if (!f)
-		return left;
-	while (fgets(line, sizeof(line), f))
-		left = MIN(left, group_free(line));
+		return false;
+	if (fgets(line, sizeof(line), f))
+		for (; *words && !found; words++) {
+			snprintf(word, sizeof(word), "[%s]", *words);
+			found = strstr(line, word) != NULL;
+		}
 	fclose(f);
-	return left;
+	return found;
+}
+
+bool linux_thp_of_memfds(void)
+{
+	static const char *const words[] = { "always", "within_size", "advise", "force", NULL };
+
+	return thp_says("shmem_enabled", words);
+}
+
+bool linux_thp_of_anonymous(void)
+{
+	static const char *const words[] = { "always", "madvise", NULL };
+
+	return thp_says("enabled", words);
 }

@@ -154,12 +154,13 @@ void linux_thread_join(void *ctx, struct host_thread *t)
 	free(t);
 }
 
-int linux_thread_bind(void *ctx, const struct pu_set *pus)
+/* The kernel takes a running thread along before the call returns. */
+int linux_thread_bind(void *ctx, struct host_thread *t, const struct pu_set *pus)
 {
 	cpu_set_t set[PU_SET_MAX / CPU_SETSIZE];
 
 	pus_to_cpu_set(pus, set, sizeof(set));
-	return sched_setaffinity(0, sizeof(set), set) ? -errno : 0;
+	return -pthread_setaffinity_np(t ? t->pthread : pthread_self(), sizeof(set), set);
 }
 
 int linux_thread_affinity(struct pu_set *out)

@@ -103,8 +103,7 @@ static void fill_pus(hwloc_topology_t t, struct machine_model *m, const struct p
 }
 
 /* hwloc knows the sizes and how many there are; how many are free, only the live host. */
-static void fill_huge_pages(const struct hwloc_numanode_attr_s *attr, struct machine_node *n,
-			    bool live)
+static void fill_huge_pages(const struct hwloc_numanode_attr_s *attr, struct machine_node *n)
 {
 	unsigned nr = 0;
 
@@ -115,37 +114,54 @@ static void fill_huge_pages(const struct hwloc_numanode_attr_s *attr, struct mac
 							.total = attr->page_types[i].count,
 							.free = attr->page_types[i].count };
 	}
-	if (live)
-		linux_meminfo_huge(n->os_index, n->huge);
+}
+
+/* hwloc's figures stay where the kernel tells none. */
+static void refresh_node(const struct machine_model *m, struct machine_node *n, uint64_t limit)
+{
+	uint64_t left = n->memory_bytes;
+
+	if (m->nr_nodes == 1)
+		linux_meminfo_system(&n->memory_bytes, &left);
+	else
+		linux_meminfo_node(n->os_index, &n->memory_bytes, &left);
+	n->free_bytes = MIN(MIN(left, n->memory_bytes), limit);
+	linux_meminfo_huge(n->os_index, n->huge);
+}
+
+void host_linux_refresh_memory(struct machine_model *m)
+{
+	struct mem_limit limit;
+
+	linux_group_memory(&limit);
+	for (unsigned i = 0; i < m->nr_nodes; i++)
+		refresh_node(m, &m->node[i], limit.free_bytes);
 }
 
 static void fill_nodes(hwloc_topology_t t, struct machine_model *m, bool live)
 {
 	hwloc_const_nodeset_t allowed = hwloc_topology_get_allowed_nodeset(t);
-	uint64_t limit = live ? linux_meminfo_cgroup_free() : UINT64_MAX;
 
 	for (unsigned i = 0; i < m->nr_nodes; i++) {
 		hwloc_obj_t o = hwloc_get_obj_by_type(t, HWLOC_OBJ_NUMANODE, i);
 		uint64_t bytes = o->attr->numanode.local_memory;
-		uint64_t left = bytes;
 		hwloc_obj_t package =
 			hwloc_get_ancestor_obj_by_type(t, HWLOC_OBJ_PACKAGE, o->parent);
 
-		if (live && m->nr_nodes == 1)
-			linux_meminfo_system(&bytes, &left);
-		else if (live)
-			linux_meminfo_node(o->os_index, &bytes, &left);
 		if (o->parent->type == HWLOC_OBJ_PACKAGE)
 			package = o->parent;
 		m->node[i] = (struct machine_node){
 			.os_index = o->os_index,
 			.package = package ? package->logical_index : MACHINE_NONE,
 			.memory_bytes = bytes,
-			.free_bytes = MIN(MIN(left, bytes), limit),
+			.free_bytes = bytes,
 			.usable = hwloc_bitmap_isset(allowed, o->os_index),
+			.weight = live ? linux_meminfo_weight(o->os_index) : 0,
 		};
-		fill_huge_pages(&o->attr->numanode, &m->node[i], live);
+		fill_huge_pages(&o->attr->numanode, &m->node[i]);
 	}
+	if (live)
+		host_linux_refresh_memory(m);
 }
 
 /* Network and disk controllers that are near one node. */

@@ -65,6 +65,7 @@ struct sim_block {
 	void *base;
 	uint64_t bytes;
 	unsigned node;
+	uint8_t *page_node; /* of each page, once some have moved */
 };
 
 struct sim {
@@ -103,7 +104,7 @@ void fault_forget(struct host_thread *t);
 /* host_ops by file. */
 int sim_thread_create(void *ctx, const struct host_thread_attr *a, struct host_thread **out);
 void sim_thread_join(void *ctx, struct host_thread *t);
-int sim_thread_bind(void *ctx, const struct pu_set *pus);
+int sim_thread_bind(void *ctx, struct host_thread *t, const struct pu_set *pus);
 void sim_thread_kick(void *ctx, struct host_thread *t);
 void sim_thread_alarm(void *ctx, uint64_t deadline_ns);
 void sim_thread_yield(void *ctx);
@@ -115,9 +116,12 @@ int sim_timer_create(void *ctx, int node, void (*fn)(void *arg), void *arg,
 void sim_timer_arm(void *ctx, struct host_timer *t, uint64_t deadline_ns);
 void sim_timer_destroy(void *ctx, struct host_timer *t);
 
-int sim_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out);
+int sim_mem_map(void *ctx, const struct host_mem_attr *a, struct host_mem *out);
 void sim_mem_unmap(void *ctx, struct host_mem *m);
-int sim_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes);
+int sim_mem_prefault(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes);
+int sim_mem_where(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes,
+		  struct host_where *out);
+int sim_mem_move(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes, int node);
 void *sim_alloc(void *ctx, size_t bytes, int node);
 void sim_free(void *ctx, void *p, size_t bytes);
 int sim_code_map(void *ctx, size_t bytes, int node, struct host_code *out);

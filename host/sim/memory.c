@@ -31,10 +31,19 @@ static int block_add(struct sim *s, struct sim_block **list, void *base, uint64_
 
 	if (!b)
 		return -ENOMEM;
-	*b = (struct sim_block){ *list, base, bytes, node };
+	*b = (struct sim_block){ *list, base, bytes, node, NULL };
 	*list = b;
 	s->node[node].used_bytes += bytes;
 	return 0;
+}
+
+static void block_uncount(struct sim *s, struct sim_block *b)
+{
+	if (!b->page_node)
+		s->node[b->node].used_bytes -= b->bytes;
+	for (uint64_t i = 0; b->page_node && i < b->bytes / PAGE_SIZE; i++)
+		s->node[b->page_node[i]].used_bytes -= PAGE_SIZE;
+	free(b->page_node);
 }
 
 static void block_del(struct sim *s, struct sim_block **list, const void *base, uint64_t bytes)
@@ -45,7 +54,7 @@ static void block_del(struct sim *s, struct sim_block **list, const void *base, 
 		list = &b->next;
 	if (!b || b->bytes != bytes)
 		sim_die(s, "memory given back that was not handed out, or with another size");
-	s->node[b->node].used_bytes -= bytes;
+	block_uncount(s, b);
 	*list = b->next;
 	free(b);
 }
@@ -68,10 +77,13 @@ static int memfd_map(uint64_t bytes, int *fd, void **base)
 	return 0;
 }
 
-int sim_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out)
+/* Spread memory lies on the first of its nodes: enough to see that it is asked for. */
+int sim_mem_map(void *ctx, const struct host_mem_attr *a, struct host_mem *out)
 {
 	struct sim *s = ctx;
-	unsigned n = choose_node(s, node, bytes, true);
+	int node = mem_policy_spreads(a->policy) ? a->share[0].node : a->node;
+	uint64_t bytes = a->bytes;
+	unsigned n = choose_node(s, node, bytes, a->policy == MEM_BIND);
 	int err;
 
 	if (!bytes || !IS_ALIGNED(bytes, PAGE_SIZE) || node >= (int)s->cfg.nodes)
@@ -83,6 +95,7 @@ int sim_mem_map(void *ctx, uint64_t bytes, int node, struct host_mem *out)
 		return err;
 	out->bytes = bytes;
 	out->node = node;
+	out->page_bytes = mem_pages_reserved(a->page_bytes) ? a->page_bytes : PAGE_SIZE;
 	err = block_add(s, &s->maps, out->base, bytes, n);
 	if (err) {
 		munmap(out->base, bytes);
@@ -101,12 +114,69 @@ void sim_mem_unmap(void *ctx, struct host_mem *m)
 	*m = (struct host_mem){ .handle = -1 };
 }
 
-int sim_mem_prefault(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes)
+int sim_mem_prefault(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes)
 {
 	if (offset > m->bytes || bytes > m->bytes - offset)
 		return -EINVAL;
+	if (sim_fails(ctx, SIM_FAIL_PREFAULT))
+		return -ENOMEM;
 	for (uint64_t o = offset; o < offset + bytes; o += PAGE_SIZE)
 		*((volatile uint8_t *)m->base + o) = *((volatile uint8_t *)m->base + o);
+	return 0;
+}
+
+static struct sim_block *map_of(struct sim *s, const struct host_mem *m)
+{
+	struct sim_block *b = s->maps;
+
+	while (b && b->base != m->base)
+		b = b->next;
+	if (!b)
+		sim_die(s, "memory that was not mapped");
+	if (!b->page_node) {
+		b->page_node = malloc(b->bytes / PAGE_SIZE);
+		if (!b->page_node)
+			sim_die(s, "no memory to remember pages");
+		memset(b->page_node, (int)b->node, b->bytes / PAGE_SIZE);
+	}
+	return b;
+}
+
+int sim_mem_where(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes,
+		  struct host_where *out)
+{
+	struct sim *s = ctx;
+	struct sim_block *b = map_of(s, m);
+	unsigned astray = sim_fails(s, SIM_FAIL_PLACE);
+
+	if (offset > m->bytes || bytes > m->bytes - offset)
+		return -EINVAL;
+	for (uint64_t at = offset; at < offset + bytes; at += PAGE_SIZE)
+		out->bytes[(b->page_node[at / PAGE_SIZE] + astray) % s->cfg.nodes] +=
+			MIN(PAGE_SIZE, offset + bytes - at);
+	return 0;
+}
+
+int sim_mem_move(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes, int node)
+{
+	struct sim *s = ctx;
+	struct sim_block *b = map_of(s, m);
+	unsigned to = (unsigned)node;
+
+	if (node < 0 || to >= s->cfg.nodes || offset > m->bytes || bytes > m->bytes - offset ||
+	    !IS_ALIGNED(offset | bytes, PAGE_SIZE))
+		return -EINVAL;
+	if (sim_fails(s, SIM_FAIL_MOVE))
+		return -EBUSY;
+	for (uint64_t i = offset / PAGE_SIZE; i < (offset + bytes) / PAGE_SIZE; i++) {
+		if (b->page_node[i] == to)
+			continue;
+		if (!node_fits(s, to, PAGE_SIZE))
+			return -ENOMEM;
+		s->node[b->page_node[i]].used_bytes -= PAGE_SIZE;
+		s->node[to].used_bytes += PAGE_SIZE;
+		b->page_node[i] = (uint8_t)to;
+	}
 	return 0;
 }
 
@@ -204,6 +274,7 @@ static unsigned count_left(struct sim_block **list, const char *what, bool mappe
 		fprintf(stderr, "sim: %s of %llu bytes was left behind\n", what,
 			(unsigned long long)b->bytes);
 		*list = b->next;
+		free(b->page_node);
 		if (mapped)
 			munmap(b->base, b->bytes);
 		else

@@ -244,15 +244,17 @@ void sim_thread_join(void *ctx, struct host_thread *t)
 	thread_free(t);
 }
 
-int sim_thread_bind(void *ctx, const struct pu_set *pus)
+int sim_thread_bind(void *ctx, struct host_thread *t, const struct pu_set *pus)
 {
 	struct sim *s = ctx;
 	struct host_thread *self = sim_self(s);
 
+	if (!t)
+		t = self;
 	if (!pus_usable(s, pus))
 		return -EINVAL;
-	self->pus = *pus;
-	self->bound = true;
+	t->pus = *pus;
+	t->bound = true;
 	return 0;
 }
 

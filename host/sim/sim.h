@@ -36,10 +36,13 @@ struct sim_config {
 };
 
 enum sim_failure {
-	SIM_FAIL_ALLOC,  /* alloc() and code_map() */
-	SIM_FAIL_MAP,    /* mem_map() */
-	SIM_FAIL_THREAD, /* thread_create() */
-	SIM_FAIL_TIMER,  /* timer_create() */
+	SIM_FAIL_ALLOC,    /* alloc() and code_map() */
+	SIM_FAIL_MAP,      /* mem_map() */
+	SIM_FAIL_THREAD,   /* thread_create() */
+	SIM_FAIL_TIMER,    /* timer_create() */
+	SIM_FAIL_PREFAULT, /* mem_prefault() */
+	SIM_FAIL_PLACE,    /* mem_where() finds the pages on the next node */
+	SIM_FAIL_MOVE,     /* mem_move() */
 	SIM_FAILURES
 };
 

@@ -18,6 +18,7 @@ refused()
 }
 
 : >err
+mkdir run
 : >empty
 head -c 65536 /dev/zero | tr '\0' 'k' >noise
 head -c 600 hi >short
@@ -121,6 +122,40 @@ not an hwloc synthetic|topology --topology nonsense
 not an hwloc XML|topology --topology missing.xml
 --bad: no such option|topology --bad
 TABLE
+
+# A stock kernel that something has happened to.
+if [ -e "$stock" ]; then
+	size=$(stat -c %s "$stock")
+	head -c $((size / 2)) "$stock" >half
+	check "half a kernel" refused "half: truncated: " run --kernel half
+	head -c 700 "$stock" >head
+	check "the head of a kernel" refused "head: " run --kernel head
+	cp "$stock" old
+	printf '\0' | dd of=old bs=1 seek=$((0x236)) count=1 conv=notrunc status=none	# xloadflags
+	check "a 32-bit kernel" refused "old: a 32-bit kernel: " run --kernel old
+	cp "$stock" rotten
+	head -c 65536 noise | dd of=rotten bs=65536 seek=$((size / 131072)) conv=notrunc status=none
+	check "a damaged kernel" refused "rotten: damaged or truncated: " run --kernel rotten
+fi
+
+# A KVM that is not there, not ours, or no KVM at all; who asks for it is told.
+if [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
+	without_kvm()
+	{
+		local text=$1 how=$2
+		unshare -m sh -c "$how"'; exec timeout 20 "$0" run --kernel hi --engine kvm' \
+			"$alcazar" >out 2>err </dev/null
+		[ $? = 2 ] && rm out && [ "$(wc -l <err)" = 1 ] && grep -q "$text" err
+	}
+	check "no /dev/kvm" without_kvm '/dev/kvm' \
+		'mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/zero c 1 5'
+	check "/dev/kvm is something else" without_kvm '/dev/kvm' \
+		'mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/kvm c 1 3'
+	check "/dev/kvm is nobody's" without_kvm '/dev/kvm' \
+		'mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/kvm c 240 232'
+	check "auto does without" unshare -m sh -c 'mount -t tmpfs none /dev &&
+		mknod /dev/null c 1 3 && timeout 20 "$0" run --quiet --kernel hi >/dev/null 2>err; [ $? = 1 ]' "$alcazar"
+fi
 
 # A failed start leaves no console file, and an existing one as it was.
 check "no console file after a bad kernel" refused "" run --kernel noise --console file:new

@@ -26,9 +26,11 @@ done
 # Help, manual and table are one: every flag is in the manual page.
 in_manual()
 {
-	local flag
-	for flag in $("$alcazar" run --help | grep -o '^  --[a-z-]*'); do
-		grep -qF -- "${flag//-/\\-}" "$manual" || return 1
+	local flag command
+	for command in run topology doctor; do
+		for flag in $("$alcazar" $command --help | grep -o '^  --[a-z-]*'); do
+			grep -qF -- "${flag//-/\\-}" "$manual" || return 1
+		done
 	done
 }
 check "every option is in the manual" in_manual
@@ -40,6 +42,17 @@ check "exit port: 0 makes 1" ends 1 --kernel hi
 check "and the console's line came out" out_is hi
 check "triple fault with --no-reboot" ends 6 --kernel triple --no-reboot
 check "triple faults reboot until the timeout" ends 124 --kernel triple --timeout 1
+# cut_short: the guest's next reset finds no more than that of its image.
+cut_short()
+{
+	cp triple cut
+	"$alcazar" run --quiet --memory 16M --timeout 60 --kernel cut >out 2>err </dev/null &
+	sleep 1
+	: >cut
+	wait $!
+	[ $? = 4 ] && grep -q '^alcazar: .*cut: neither a Linux kernel' err && [ "$(wc -l <err)" = 1 ]
+}
+check "a kernel file that is cut short before a reset" cut_short
 check "timeout while idle" ends 124 --kernel idle --timeout 1
 check "timeout while busy" ends 124 --kernel spin --timeout 1 --cpus 2
 check "timeout while printing" ends 124 --kernel chatter --timeout 1
@@ -166,6 +179,20 @@ check "is written" test -e trace
 check "trace of instructions" ends 11 --kernel exit5 --trace insn:trace
 check "has a line for each" test -s trace
 check "trace to a full device" ends 11 --kernel exit5 --trace insn:/dev/full
+
+# Each line: address, size, name.
+perf_map()
+{
+	local pid status
+	"$alcazar" run --quiet --engine soft --perf-map --kernel exit5 --memory 16M </dev/null &
+	pid=$!
+	wait "$pid"
+	grep -qE '^[0-9a-f]+ [0-9a-f]+ trampolines:0$' "/tmp/perf-$pid.map"
+	status=$?
+	rm -f "/tmp/perf-$pid.map"
+	return "$status"
+}
+check "names for perf" perf_map
 
 check "topology" bash -c '"$0" topology | grep -q "node 0"' "$alcazar"
 check "topology as JSON" bash -c '"$0" topology --json | grep -q "\"pus\""' "$alcazar"

@@ -37,7 +37,7 @@ check "given nodes" says out 'guest node 0: 2G on host node 3' --topology "$snc"
 check "nodes in order only" says err 'begin with 2' --node cpus=0-1,memory=1M --node cpus=3,memory=1M
 check "nodes that do not exist" says err 'no node 8' --topology "$snc" \
 	--node cpus=0,memory=1G,host-node=8
-check "pages that nobody reserved" says err 'nr_hugepages' --topology "$snc" --pages 512M
+check "pages that nobody reserved" says err 'nr_hugepages' --topology "$snc" --pages 1G
 check "a guest topology" says out '8 vCPUs' --cpus 8 --guest-topology sockets=2,cores=2,threads=2
 check "one that cannot be" says err 'make 4' --cpus 8 --guest-topology sockets=2,cores=3
 check "another machine is not run on" bash -c \

@@ -41,9 +41,14 @@ static void check(bool ok, const char *what)
 
 /* --- guest memory between guards -------------------------------------------------------- */
 
-static int guarded_map(void *ctx, uint64_t bytes, int node, struct host_mem *out)
+static int guarded_map(void *ctx, const struct host_mem_attr *attr, struct host_mem *out)
 {
-	int err = guarded.real->mem_map(ctx, bytes + 2 * GUARD, node, out);
+	struct host_mem_attr wider = *attr;
+	uint64_t bytes = attr->bytes;
+	int err;
+
+	wider.bytes += 2 * GUARD;
+	err = guarded.real->mem_map(ctx, &wider, out);
 
 	if (err)
 		return err;

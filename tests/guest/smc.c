@@ -175,6 +175,7 @@ static volatile uint32_t old_value, new_value;
 static void on_breakpoint(struct frame *f)
 {
 	__atomic_fetch_add(&breakpoints, 1, __ATOMIC_SEQ_CST);
+	linger(10000); /* see pause(): a storm of exceptions is not the subject */
 	f->ax = old_value;
 	f->ip = *(uint64_t *)f->sp; /* as if it had returned */
 	f->sp += 8;

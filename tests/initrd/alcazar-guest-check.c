@@ -235,29 +235,64 @@ static void check_madt(void)
 		expect(cpu[i].madt, "cpu %u: APIC ID %u is not in the MADT", i, cpu[i].apic_id);
 }
 
+/*
+ * A proximity domain, which is what the tables call a node. Linux numbers its nodes in
+ * the order in which it meets them in the SRAT, those with CPUs before those without.
+ */
+struct domain {
+	bool known, has_cpus;
+	unsigned node; /* Linux' number */
+	uint64_t bytes;
+};
+
+static struct domain domain[NODES_MAX];
+static unsigned nr_domains;
+
+static struct domain *meet(uint32_t number)
+{
+	static struct domain none;
+	struct domain *d = number < NODES_MAX ? &domain[number] : &none;
+
+	expect(number < NODES_MAX, "SRAT: domain %u", number);
+	if (!d->known)
+		*d = (struct domain){ .known = true, .node = nr_domains++ };
+	return d;
+}
+
+static void read_srat_cpu(const uint8_t *e)
+{
+	bool x2apic = e[0] == 2;
+	struct cpu *c = by_apic_id(x2apic ? u32(e + 8) : e[3]);
+	uint32_t number = x2apic ? u32(e + 4) : e[2] | (u32(e + 8) & 0xffffff00);
+	struct domain *d = meet(number);
+
+	d->has_cpus = true;
+	if (c)
+		c->srat_node = (int)d->node;
+}
+
 static void check_srat(const unsigned long *mib)
 {
-	uint64_t bytes[NODES_MAX] = { 0 };
 	size_t n = read_table("SRAT");
 
-	for (size_t at = 48; at + 2 <= n && table[at + 1]; at += table[at + 1]) {
-		const uint8_t *e = table + at;
-		struct cpu *c = NULL;
+	for (unsigned memory = 0; memory < 2; memory++) {
+		for (size_t at = 48; at + 2 <= n && table[at + 1]; at += table[at + 1]) {
+			const uint8_t *e = table + at;
 
-		if (e[0] == 0 && (c = by_apic_id(e[3])))
-			c->srat_node = e[2] | (int)(u32(e + 8) & 0xffffff00);
-		else if (e[0] == 2 && (c = by_apic_id(u32(e + 8))))
-			c->srat_node = (int)u32(e + 4);
-		else if (e[0] == 1 && u32(e + 2) < NODES_MAX)
-			bytes[u32(e + 2)] += u64(e + 16);
+			if (!memory && (e[0] == 0 || e[0] == 2))
+				read_srat_cpu(e);
+			else if (memory && e[0] == 1)
+				meet(u32(e + 2))->bytes += u64(e + 16);
+		}
 	}
+	expect(nr_domains == nr_nodes, "SRAT: %u domains, %u nodes", nr_domains, nr_nodes);
 	for (unsigned i = 0; i < nr_cpus; i++)
 		expect(cpu[i].srat_node == cpu[i].node, "cpu %u: node %d, but %d in the SRAT", i,
 		       cpu[i].node, cpu[i].srat_node);
 	for (unsigned i = 0; i < nr_nodes; i++)
-		expect(!mib[i] || bytes[i] >> 20 == mib[i],
+		expect(!mib[i] || domain[i].bytes >> 20 == mib[i],
 		       "node %u: %llu MiB in the SRAT, asked %lu", i,
-		       (unsigned long long)bytes[i] >> 20, mib[i]);
+		       (unsigned long long)domain[i].bytes >> 20, mib[i]);
 }
 
 /* --- distances: SLIT, sysfs, HMAT ------------------------------------------------------------ */
@@ -271,48 +306,87 @@ static void check_slit(void)
 
 	expect(fits, "SLIT: not of %u nodes", nr_nodes);
 	for (unsigned i = 0; fits && i < nr_nodes; i++) {
+		unsigned long seen[NODES_MAX] = { 0 };
 		char line[1024], *p = line;
 
-		if (!read_line(line, sizeof(line), "/sys/devices/system/node/node%u/distance", i,
-			       0))
+		if (!read_line(line, sizeof(line), "/sys/devices/system/node/node%u/distance",
+			       domain[i].node, 0))
 			continue;
+		for (unsigned j = 0; j < nr_nodes; j++)
+			seen[j] = strtoul(p, &p, 10);
 		for (unsigned j = 0; j < nr_nodes; j++) {
 			distance[i][j] = table[44 + i * nr_nodes + j];
-			expect(strtoul(p, &p, 10) == distance[i][j],
+			expect(seen[domain[j].node] == distance[i][j],
 			       "node %u to %u: SLIT and sysfs differ", i, j);
 		}
 		expect(distance[i][i] == 10, "node %u: %u away from itself", i, distance[i][i]);
 	}
 }
 
-static void check_entries(const uint8_t *entry)
+/* Initiators are the domains with CPUs, targets those with memory, each once and in order. */
+static void check_list(const uint8_t *list, unsigned nr, bool targets)
 {
-	for (unsigned i = 0; i < nr_nodes; i++)
-		for (unsigned j = 0; j < nr_nodes; j++)
-			expect(u16(entry + 2 * (i * nr_nodes + j)) != 0 &&
-				       u16(entry + 2 * (i * nr_nodes + j)) != 0xffff,
-			       "HMAT: no figure from node %u to %u", i, j);
+	unsigned wanted = 0;
+
+	for (unsigned i = 0; i < nr_nodes; i++) {
+		if (targets ? !domain[i].bytes : !domain[i].has_cpus)
+			continue;
+		expect(wanted < nr && u32(list + 4 * wanted) == i, "HMAT: node %u is not in order",
+		       i);
+		wanted++;
+	}
+	expect(wanted == nr, "HMAT: %u %s, the SRAT has %u", nr, targets ? "targets" : "initiators",
+	       wanted);
+}
+
+static void check_locality(const uint8_t *e)
+{
+	unsigned initiators = u32(e + 12), targets = u32(e + 16);
+	const uint8_t *entry = e + 32 + 4 * (initiators + targets);
+
+	if (initiators > NODES_MAX || targets > NODES_MAX ||
+	    u32(e + 4) != 32 + 4 * (initiators + targets) + 2 * initiators * targets) {
+		expect(false, "HMAT: a matrix of %u by %u has another length", initiators, targets);
+		return;
+	}
+	check_list(e + 32, initiators, false);
+	check_list(e + 32 + 4 * initiators, targets, true);
+	for (unsigned i = 0; i < initiators * targets; i++)
+		expect(u16(entry + 2 * i) != 0 && u16(entry + 2 * i) != 0xffff,
+		       "HMAT: figure %u is none", i);
+}
+
+/* Memory whose node has CPUs is attached to them. */
+static void check_domain(const uint8_t *e)
+{
+	uint32_t memory = u32(e + 16);
+	bool attached = u16(e + 8) & 1;
+
+	expect(memory < nr_nodes && domain[memory].bytes, "HMAT: node %u has no memory", memory);
+	if (memory < nr_nodes)
+		expect(attached == domain[memory].has_cpus && (!attached || u32(e + 12) == memory),
+		       "HMAT: node %u's memory is attached elsewhere", memory);
 }
 
 static void check_hmat(void)
 {
-	unsigned domains = 0, localities = 0;
+	unsigned domains = 0, localities = 0, with_memory = 0;
 	size_t n = read_table("HMAT");
 
-	for (size_t at = 40; at + 8 <= n && u32(table + at + 4) >= 8; at += u32(table + at + 4)) {
-		const uint8_t *e = table + at;
-
-		domains += u16(e) == 0;
-		if (u16(e) != 1)
-			continue;
-		localities++;
-		expect(u32(e + 12) == nr_nodes && u32(e + 16) == nr_nodes, "HMAT: not of %u nodes",
-		       nr_nodes);
-		if (u32(e + 12) == nr_nodes &&
-		    u32(e + 4) == 32 + 8 * nr_nodes + 2 * nr_nodes * nr_nodes)
-			check_entries(e + 32 + 8 * nr_nodes);
+	for (size_t at = 40; at + 40 <= n && u32(table + at + 4) >= 32; at += u32(table + at + 4)) {
+		if (at + u32(table + at + 4) > n)
+			break;
+		if (u16(table + at) == 0) {
+			domains++;
+			check_domain(table + at);
+		} else if (u16(table + at) == 1) {
+			localities++;
+			check_locality(table + at);
+		}
 	}
-	expect(domains == nr_nodes && localities == 2, "HMAT: %u domains, %u matrices", domains,
+	for (unsigned i = 0; i < nr_nodes; i++)
+		with_memory += domain[i].bytes != 0;
+	expect(domains == with_memory && localities == 2, "HMAT: %u domains, %u matrices", domains,
 	       localities);
 }
 

@@ -1,7 +1,8 @@
 /*
  * scale.c - how work scales with threads: each row runs for a fixed time, one
- * thread a CPU, and counts what got done. The best of three tries counts, since
- * the host may have other things to do.
+ * thread a CPU, and counts what got done. Nodes take turns, as the kernel's own
+ * scheduler would have it. The best of three tries counts, since the host may have
+ * other things to do.
  *
  *	scale [MILLISECONDS]	a try; 150 by default
  *
@@ -20,6 +21,7 @@
 #include <unistd.h>
 
 #define THREADS_MAX 1024
+#define NODES_MAX   64
 #define ARRAY_WORDS (1u << 17)
 #define TRIES       3
 
@@ -70,6 +72,7 @@ struct worker {
 } __attribute__((aligned(128)));
 
 static struct worker workers[THREADS_MAX];
+static unsigned cpu_of[THREADS_MAX]; /* by thread */
 
 static void *run(void *arg)
 {
@@ -116,7 +119,7 @@ static double measure(const struct work *work, unsigned threads, unsigned ms)
 	atomic_store(&stop, false);
 	for (unsigned i = 0; i < threads; i++) {
 		workers[i].work = work;
-		workers[i].cpu = i;
+		workers[i].cpu = cpu_of[i];
 		if (pthread_create(&workers[i].thread, NULL, run, &workers[i])) {
 			perror("pthread_create");
 			exit(1);
@@ -147,6 +150,35 @@ static double best(const struct work *work, unsigned threads, unsigned ms)
 	return rate;
 }
 
+static bool is_in_node(unsigned cpu, unsigned node)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%u/node%u", cpu, node);
+	return !access(path, F_OK);
+}
+
+/* CPUs in the order in which threads take them: the first of each node, the second... */
+static void order_cpus(unsigned cpus)
+{
+	static unsigned next[NODES_MAX]; /* CPU from which to look on, by node */
+	unsigned n = 0, before;
+
+	do {
+		before = n;
+		for (unsigned node = 0; node < NODES_MAX && n < cpus; node++) {
+			unsigned *cpu = &next[node];
+
+			while (*cpu < cpus && !is_in_node(*cpu, node))
+				++*cpu;
+			if (*cpu < cpus)
+				cpu_of[n++] = (*cpu)++;
+		}
+	} while (n > before);
+	for (unsigned cpu = 0; !n && cpu < cpus; cpu++) /* a kernel without nodes */
+		cpu_of[cpu] = cpu;
+}
+
 int main(int argc, char **argv)
 {
 	unsigned ms = argc > 1 ? (unsigned)atoi(argv[1]) : 150;
@@ -155,6 +187,7 @@ int main(int argc, char **argv)
 
 	if (cpus > THREADS_MAX)
 		cpus = THREADS_MAX;
+	order_cpus(cpus);
 	printf("threads");
 	for (unsigned w = 0; w < WORKS; w++)
 		printf(" %12s/s speed-up", works[w].name);

@@ -170,11 +170,15 @@ static int check(void)
 
 	for (unsigned c = 0; c < CPUS_MAX && cpu_exists(c); c++)
 		bad |= check_cpu(c);
-	for (unsigned n = 0; n < NODES_MAX && node_exists(n); n++)
-		if (!node_kib(n)) {
-			printf("node %u: no memory\n", n);
+	for (unsigned n = 0; n < NODES_MAX && node_exists(n); n++) {
+		char cpus[256];
+
+		line(cpus, sizeof(cpus), NODE_DIR "cpulist", n, 0);
+		if (!node_kib(n) && !*cpus) {
+			printf("node %u: neither CPUs nor memory\n", n);
 			bad = 1;
 		}
+	}
 	return bad;
 }
 

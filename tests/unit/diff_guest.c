@@ -122,7 +122,7 @@ static bool make_vm(const struct host *host, const struct engine_ops *engine)
 	guest.vcpu = guest.vcpus[0] = c;
 	c->vm = vm;
 	c->host_node = HOST_NODE_ANY;
-	if (host->ops->mem_map(host->ctx, RAM_BYTES, HOST_NODE_ANY, &guest.ram))
+	if (host->ops->mem_map(host->ctx, HOST_RAM(RAM_BYTES, HOST_NODE_ANY), &guest.ram))
 		return false;
 	gmem_add(&vm->gmem, 0, RAM_BYTES, guest.ram.base, 0);
 	clock_init(&vm->clock, &vm->host, CLOCK_HOST);

@@ -46,7 +46,7 @@ static void create_memory(struct flat *f)
 {
 	struct vm *vm = f->vm;
 
-	if (vm->host.ops->mem_map(vm->host.ctx, FLAT_RAM, 0, &vm->region[0]))
+	if (vm->host.ops->mem_map(vm->host.ctx, HOST_RAM(FLAT_RAM, 0), &vm->region[0]))
 		die("no memory");
 	vm->nr_regions = 1;
 	f->ram = vm->region[0].base;
@@ -61,6 +61,14 @@ struct flat *flat_create(const struct host *h, unsigned vcpus, enum clock_source
 struct flat *flat_create_on(const struct engine_ops *engine, const struct host *h, unsigned vcpus,
 			    enum clock_source clock)
 {
+	struct vmm_config cfg = { .exact_flags = true }; /* tests compare them */
+
+	return flat_create_as(engine, h, vcpus, clock, &cfg);
+}
+
+struct flat *flat_create_as(const struct engine_ops *engine, const struct host *h, unsigned vcpus,
+			    enum clock_source clock, const struct vmm_config *cfg)
+{
 	struct topo_request treq = { .vcpus = vcpus,
 				     .nodes = 1,
 				     .node_memory_bytes = { FLAT_RAM } };
@@ -72,9 +80,9 @@ struct flat *flat_create_on(const struct engine_ops *engine, const struct host *
 
 	f->vm = vm;
 	vm->host = *h;
+	vm->cfg = *cfg;
 	vm->cfg.name = "flat";
 	vm->engine = engine;
-	vm->cfg.exact_flags = true; /* tests compare them */
 	if (clock_init(&vm->clock, &vm->host, clock) ||
 	    topo_build(&vm->topo, &treq, why, sizeof(why)))
 		die(why);

@@ -42,6 +42,9 @@ struct flat {
 struct flat *flat_create(const struct host *h, unsigned vcpus, enum clock_source clock);
 struct flat *flat_create_on(const struct engine_ops *engine, const struct host *h, unsigned vcpus,
 			    enum clock_source clock);
+/* What an engine looks at in *@cfg counts; the machine is as above. */
+struct flat *flat_create_as(const struct engine_ops *engine, const struct host *h, unsigned vcpus,
+			    enum clock_source clock, const struct vmm_config *cfg);
 void flat_destroy(struct flat *f);
 
 /* 64-, 32- or 16-bit flat state at FLAT_CODE, in cpu->s. */

@@ -48,7 +48,8 @@ static inline void build(unsigned vcpus)
 	vm->engine = &engine_kvm;
 	assert_int_equal(clock_init(&vm->clock, &vm->host, CLOCK_HOST), 0);
 	assert_int_equal(topo_build(&vm->topo, &treq, why, sizeof(why)), 0);
-	assert_int_equal(host.ops->mem_map(host.ctx, RAM, HOST_NODE_ANY, &vm->region[0]), 0);
+	assert_int_equal(host.ops->mem_map(host.ctx, HOST_RAM(RAM, HOST_NODE_ANY), &vm->region[0]),
+			 0);
 	m.ram = vm->region[0].base;
 	assert_int_equal(gmem_add(&vm->gmem, 0, RAM, m.ram, 0), 0);
 	creq = (struct cpuid_request){ .topo = &vm->topo,

@@ -361,6 +361,51 @@ static void test_hmat(void **state)
 	assert_ptr_equal(t, end);
 }
 
+/* Node 0 has CPUs only, node 1 both, node 2 memory only. */
+static void build_mixed(void)
+{
+	static const struct topo_position position[] = { { .package = 0, .node = 0 },
+							 { .package = 1, .node = 1 } };
+	struct topo_request r = { .vcpus = 2, .nodes = 3, .position = position };
+	char text[160];
+
+	build(2, 2);
+	r.node_memory_bytes[1] = r.node_memory_bytes[2] = MIB(32);
+	assert_int_equal(topo_build(&m.topo, &r, text, sizeof(text)), 0);
+	for (unsigned i = 0; i < m.gmem.nr_slots; i++)
+		m.gmem.slot[i].node++;
+	assert_int_equal(acpi_write(&m.gmem, &m.topo, AREA_GPA, AREA_BYTES), 0);
+	assert_int_equal(gmem_read(&m.gmem, AREA_GPA, area, AREA_BYTES), 0);
+}
+
+/* 5.2.28.3: memory without CPUs has no initiator; initiators and targets are lists. */
+static void test_nodes_of_cpus_or_memory_only(void **state)
+{
+	static const uint16_t latency[2][2] = { { 200, 200 }, { 100, 200 } };
+	const uint8_t *t;
+
+	build_mixed();
+	check_srat();
+	check_slit();
+	t = find("HMAT") + 40;
+	for (uint32_t node = 1; node <= 2; node++, t += 40) {
+		assert_int_equal(load_u32(t + 4), 40);
+		assert_int_equal(load_u16(t + 8), node == 1); /* is the initiator valid? */
+		assert_int_equal(load_u32(t + 12), node == 1 ? 1 : 0);
+		assert_int_equal(load_u32(t + 16), node);
+	}
+	assert_int_equal(load_u16(t), 1);
+	assert_int_equal(load_u32(t + 4), 32 + 4 * 4 + 2 * 4);
+	assert_int_equal(load_u32(t + 12), 2);
+	assert_int_equal(load_u32(t + 16), 2);
+	for (uint32_t i = 0; i < 2; i++) {
+		assert_int_equal(load_u32(t + 32 + 4 * i), i);     /* initiators 0 and 1, */
+		assert_int_equal(load_u32(t + 40 + 4 * i), 1 + i); /* targets 1 and 2 */
+		for (unsigned j = 0; j < 2; j++)
+			assert_int_equal(load_u16(t + 48 + 4 * i + 2 * j), latency[i][j]);
+	}
+}
+
 static void test_iasl(void **state)
 {
 	if (!have("iasl")) {
@@ -368,6 +413,8 @@ static void test_iasl(void **state)
 		skip();
 	}
 	build(13, 3);
+	check_all_by_iasl();
+	build_mixed();
 	check_all_by_iasl();
 	build(1024, 64);
 	check_all_by_iasl();
@@ -459,6 +506,7 @@ int main(void)
 		cmocka_unit_test_teardown(test_no_room, teardown),
 		cmocka_unit_test_teardown(test_hmat, teardown),
 		cmocka_unit_test_teardown(test_mcfg, teardown),
+		cmocka_unit_test_teardown(test_nodes_of_cpus_or_memory_only, teardown),
 		cmocka_unit_test_teardown(test_iasl, teardown),
 		cmocka_unit_test_teardown(test_acpiexec, teardown),
 		cmocka_unit_test_teardown(test_pci_by_acpiexec, teardown),

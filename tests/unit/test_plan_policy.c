@@ -182,7 +182,7 @@ static void claimed_pus_are_left_alone_while_others_suffice(void **state)
 static void claimed_memory_is_not_free(void **state)
 {
 	struct machine_model m = make(2, 1, 4, 1);
-	struct plan_claim_memory memory[] = { { 0, GIB(10) } };
+	struct plan_claim_memory memory[] = { { .bytes = GIB(10) } };
 	struct plan_claim claim = { .owner = "one", .memory = memory, .nr_memory = 1 };
 	struct plan_request r = {
 		.vcpus = 1, .nodes = 1, .memory_bytes = GIB(8), .claim = &claim, .nr_claims = 1
@@ -250,7 +250,10 @@ static void pins_hold(void **state)
 static void given_nodes_are_taken_as_given(void **state)
 {
 	struct machine_model m = make(3, 1, 4, 1);
-	struct plan_node_request node[] = { { 1, GIB(1), 2, 0 }, { 4, GIB(12), -1, 0 } };
+	struct plan_node_request node[] = {
+		{ .vcpus = 1, .memory_bytes = GIB(1), .host_node = 2 },
+		{ .vcpus = 4, .memory_bytes = GIB(12), .host_node = -1 },
+	};
 	struct plan_request r = { .vcpus = 5, .nodes = 2, .memory_bytes = GIB(13), .node = node };
 
 	assert_int_equal(plan(&m, &r), 0);
@@ -364,6 +367,79 @@ static bool alike(double a, double b)
 	return a - b < 1e-9 && b - a < 1e-9;
 }
 
+/* --- I/O threads ------------------------------------------------------------------------- */
+
+static unsigned node_of_pu(const struct machine_model *m, unsigned pu)
+{
+	return m->pu[machine_find_pu(m, pu)].node;
+}
+
+/* One a home, near it, on PUs that no vCPU has; the next machine may have them. */
+static void io_threads_keep_house(void **state)
+{
+	struct machine_model m = make(4, 2, 4, 2);
+	struct plan_request r = { .vcpus = 24, .memory_bytes = GIB(8), .nodes = 4 };
+	struct pu_set vcpus = { 0 };
+
+	assert_int_equal(plan(&m, &r), 0);
+	assert_int_equal(p.nr_io, 0); /* not asked for */
+	r.io_threads = true;
+	assert_int_equal(plan(&m, &r), 0);
+	assert_int_equal(p.nr_io, 4);
+	for (unsigned i = 0; i < p.nr_vcpus; i++)
+		pu_set_add(&vcpus, p.vcpu[i].pu);
+	for (unsigned i = 0; i < p.nr_io; i++) {
+		unsigned core = m.pu[p.io[i].pu].core;
+
+		assert_int_equal(p.io[i].host_node, p.memory[i].host_node);
+		assert_int_equal(node_of_pu(&m, p.io[i].pu), p.io[i].host_node);
+		assert_false(p.io[i].shared);
+		assert_false(pu_set_has(&p.claim, p.io[i].pu));
+		assert_false(pu_set_has(&vcpus, core * 2) || pu_set_has(&vcpus, core * 2 + 1));
+		for (unsigned j = 0; j < i; j++)
+			assert_int_not_equal(p.io[i].pu, p.io[j].pu);
+	}
+	machine_free(&m);
+}
+
+/* Rather a sibling at home than a core far away, rather that than a vCPU's own PU. */
+static void io_threads_take_what_is_left(void **state)
+{
+	struct machine_model m = make(2, 1, 4, 2);
+	struct plan_claim others = { .owner = "others", .pus = range(8, 15) };
+	struct plan_request r = {
+		.vcpus = 4, .memory_bytes = GIB(2), .nodes = 1, .io_threads = true
+	};
+
+	assert_int_equal(plan(&m, &r), 0);
+	assert_int_equal(node_of_pu(&m, p.io[0].pu), p.memory[0].host_node);
+	assert_false(p.io[0].shared);
+	r.vcpus = 8;
+	r.policy = PLAN_COMPACT;
+	assert_int_equal(plan(&m, &r), 0);
+	assert_int_not_equal(node_of_pu(&m, p.io[0].pu), p.memory[0].host_node);
+	assert_false(p.io[0].shared);
+	r.claim = &others;
+	r.nr_claims = 1;
+	assert_int_equal(plan(&m, &r), 0);
+	assert_int_equal(node_of_pu(&m, p.io[0].pu), p.memory[0].host_node);
+	assert_true(p.io[0].shared);
+	r.nr_claims = 0;
+	r.vcpus = 4;
+	r.policy = PLAN_ISOLATE; /* siblings are to be left idle */
+	assert_int_equal(plan(&m, &r), 0);
+	assert_false(pu_set_has(&p.claim, p.io[0].pu));
+	for (unsigned i = 0; i < m.nr_pus; i++)
+		m.pu[i].usable = i == 3; /* one PU for everything */
+	assert_int_equal(plan(&m, &(struct plan_request){ .vcpus = 1,
+							  .memory_bytes = GIB(1),
+							  .io_threads = true }),
+			 0);
+	assert_int_equal(p.io[0].pu, 3);
+	assert_true(p.io[0].shared);
+	machine_free(&m);
+}
+
 static void names_and_scales_do_not_matter(void **state)
 {
 	for (unsigned round = 0; round < 300; round++) {
@@ -453,6 +529,8 @@ int main(void)
 		cmocka_unit_test(given_nodes_are_taken_as_given),
 		cmocka_unit_test(huge_pages_are_counted),
 		cmocka_unit_test(memory_without_cpus_is_found),
+		cmocka_unit_test(io_threads_keep_house),
+		cmocka_unit_test(io_threads_take_what_is_left),
 		cmocka_unit_test(names_and_scales_do_not_matter),
 		cmocka_unit_test(big_machines_are_planned_in_time),
 	};

@@ -312,17 +312,18 @@ static void test_memory_is_counted(void **state)
 	void *p;
 
 	h = sim_create(&cfg);
-	assert_int_equal(h.ops->mem_map(h.ctx, MIB(1), 1, &m[1]), 0);
+	assert_int_equal(h.ops->mem_map(h.ctx, HOST_RAM(MIB(1), 1), &m[1]), 0);
 	assert_int_equal(sim_node_used(&h, 0), 0);
 	assert_int_equal(sim_node_used(&h, 1), MIB(1));
-	assert_int_equal(h.ops->mem_map(h.ctx, PAGE_SIZE, 1, &over), -ENOMEM); /* strict */
+	assert_int_equal(h.ops->mem_map(h.ctx, HOST_RAM(PAGE_SIZE, 1), &over),
+			 -ENOMEM);       /* strict */
 	p = h.ops->alloc(h.ctx, 100, 1); /* only a preference */
 	assert_non_null(p);
 	assert_int_equal(sim_node_used(&h, 0), 100);
 	assert_true(IS_ALIGNED((uintptr_t)p, PAGE_SIZE));
 	h.ops->free(h.ctx, p, 100);
-	assert_int_equal(h.ops->mem_map(h.ctx, 100, 0, &over), -EINVAL);
-	assert_int_equal(h.ops->mem_map(h.ctx, PAGE_SIZE, 2, &over), -EINVAL);
+	assert_int_equal(h.ops->mem_map(h.ctx, HOST_RAM(100, 0), &over), -EINVAL);
+	assert_int_equal(h.ops->mem_map(h.ctx, HOST_RAM(PAGE_SIZE, 2), &over), -EINVAL);
 	assert_int_equal(h.ops->mem_prefault(h.ctx, &m[1], MIB(1) - PAGE_SIZE, PAGE_SIZE), 0);
 	assert_int_equal(h.ops->mem_prefault(h.ctx, &m[1], MIB(1), PAGE_SIZE), -EINVAL);
 	assert_int_equal(*(uint64_t *)m[1].base, 0);
@@ -349,7 +350,7 @@ static void test_failures_on_demand(void **state)
 	assert_null(h.ops->alloc(h.ctx, 64, 0));
 	h.ops->free(h.ctx, p, 64);
 	sim_fail(&h, SIM_FAIL_MAP, 1);
-	assert_int_equal(h.ops->mem_map(h.ctx, PAGE_SIZE, 0, &m), -ENOMEM);
+	assert_int_equal(h.ops->mem_map(h.ctx, HOST_RAM(PAGE_SIZE, 0), &m), -ENOMEM);
 	sim_fail(&h, SIM_FAIL_THREAD, 1);
 	assert_int_equal(h.ops->thread_create(h.ctx, &a, &t), -EAGAIN);
 	sim_fail(&h, SIM_FAIL_TIMER, 1);
@@ -364,7 +365,7 @@ static void test_leaks_are_found(void **state)
 
 	h = sim_create(NULL);
 	assert_non_null(h.ops->alloc(h.ctx, 1, 0));
-	assert_int_equal(h.ops->mem_map(h.ctx, PAGE_SIZE, 0, &m), 0);
+	assert_int_equal(h.ops->mem_map(h.ctx, HOST_RAM(PAGE_SIZE, 0), &m), 0);
 	assert_int_equal(h.ops->code_map(h.ctx, PAGE_SIZE, 0, &c), 0);
 	assert_int_equal(h.ops->timer_create(h.ctx, 0, nothing, NULL, &t), 0);
 	spawn(nothing, NULL, NULL);
@@ -435,7 +436,7 @@ static void test_binding(void **state)
 	a.pus = &pus;
 	assert_int_equal(h.ops->thread_create(h.ctx, &a, &t), -EINVAL); /* an empty set */
 	pu_set_add(&pus, 8);
-	assert_int_equal(h.ops->thread_bind(h.ctx, &pus), -EINVAL); /* the host has 0 .. 7 */
+	assert_int_equal(h.ops->thread_bind(h.ctx, NULL, &pus), -EINVAL); /* the host has 0 .. 7 */
 	pu_set_add(&pus, 7);
 	assert_int_equal(h.ops->thread_create(h.ctx, &a, &t), 0);
 	assert_true(sim_thread_pus(&h, "bound", &found));

@@ -334,9 +334,12 @@ static void test_positions_that_contradict(void **state)
 		struct topo_position position;
 		const char *reason;
 	} bad[] = {
-		{ 1, { 0, 0, 0, 0, 0 }, "not above" },    { 4, { 0, 0, 2, 0, 1 }, "not above" },
-		{ 3, { 0, 0, 2, 0, 1 }, "cross nodes" },  { 0, { 0, 0, 0, 0, 1 }, "in node 1" },
-		{ 4, { 1, 0, 0, 0, 0 }, "after node 1" }, { 4, { 1, 0, 0, 0, 2 }, "vCPUs in 3" },
+		{ 1, { 0, 0, 0, 0, 0 }, "not above" },
+		{ 4, { 0, 0, 2, 0, 1 }, "not above" },
+		{ 3, { 0, 0, 2, 0, 1 }, "cross nodes" },
+		{ 0, { 0, 0, 0, 0, 1 }, "after node 1" },
+		{ 4, { 1, 0, 0, 0, 0 }, "after node 1" },
+		{ 4, { 1, 0, 0, 0, 2 }, "in node 2 of 2" },
 		{ 4, { 9999, 99, 0, 0, 1 }, "no room" },
 	};
 
@@ -354,6 +357,29 @@ static void test_positions_that_contradict(void **state)
 	}
 }
 
+/* CPUs in nodes 1 and 3 of five: the others have memory, and must. */
+static void test_nodes_of_memory_only(void **state)
+{
+	static const struct topo_position position[] = { { 0, 0, 0, 0, 1 }, { 1, 0, 0, 0, 3 } };
+	struct topo_request r = { .vcpus = 2, .nodes = 5, .position = position };
+	static struct topology topo;
+	struct layout l;
+	char text[256] = "";
+
+	r.node_memory_bytes[0] = r.node_memory_bytes[2] = r.node_memory_bytes[4] = MIB(1);
+	assert_int_equal(topo_build(&topo, &r, text, sizeof(text)), 0);
+	for (unsigned n = 0; n < 5; n++)
+		assert_int_equal(topo.node[n].nr_vcpus, n % 2);
+	assert_int_equal(topo.node[3].first_vcpu, 1);
+	layout_ram(&l, &topo);
+	assert_int_equal(l.nr_ranges, 3);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(l.range[i].node, 2 * i);
+	r.node_memory_bytes[2] = 0;
+	assert_int_equal(topo_build(&topo, &r, text, sizeof(text)), -EINVAL);
+	assert_non_null(strstr(text, "node 2 has neither"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -369,6 +395,7 @@ int main(void)
 		cmocka_unit_test(test_sweep),
 		cmocka_unit_test(test_positions),
 		cmocka_unit_test(test_positions_that_contradict),
+		cmocka_unit_test(test_nodes_of_memory_only),
 		cmocka_unit_test(test_layout),
 	};
 

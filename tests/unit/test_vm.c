@@ -405,6 +405,92 @@ static void pause_holds_time_and_guests(void **state)
 	finish(&f);
 }
 
+static unsigned pu_of(struct fixture *f, const char *thread)
+{
+	struct pu_set pus;
+
+	assert_true(sim_thread_pus(&f->host, thread, &pus));
+	assert_int_equal(pu_set_count(&pus), 1);
+	for (unsigned i = 0; i < PU_SET_MAX; i++)
+		if (pu_set_has(&pus, i))
+			return i;
+	return PU_SET_MAX;
+}
+
+/* Running, asleep or parked: the thread moves at once, and the plan and the account follow. */
+static void vcpus_move_while_they_run(void **state)
+{
+	struct plan *plan = calloc(1, sizeof(*plan));
+	struct fixture f;
+
+	prepare(&f, 3, 2);
+	fake.act[1] = HALT;
+	create(&f);
+	assert_int_equal(vmm_move_vcpu(f.vm, 0, 4, 1), -EINVAL); /* there is no thread yet */
+	assert_int_equal(vmm_start(f.vm, f.why, sizeof(f.why)), 0);
+	sim_advance(&f.host, NSEC_PER_MSEC);
+	assert_int_equal(vmm_move_vcpu(f.vm, 0, 7, 1), 0);
+	assert_int_equal(vmm_move_vcpu(f.vm, 1, 6, 1), 0);
+	assert_int_equal(pu_of(&f, "vcpu0"), 7);
+	assert_int_equal(pu_of(&f, "vcpu1"), 6);
+	sim_advance(&f.host, NSEC_PER_MSEC);
+	assert_int_equal(f.vm->vcpu[0]->sched.pu, 7);
+	assert_int_equal(f.vm->vcpu[1]->sched.pu, 6);
+
+	assert_int_equal(vmm_pause(f.vm), 0);
+	assert_int_equal(vmm_move_vcpu(f.vm, 2, 7, 1), 0);
+	assert_int_equal(pu_of(&f, "vcpu2"), 7);
+	vmm_get_plan(f.vm, plan);
+	assert_int_equal(plan->vcpu[0].pu, 7);
+	assert_int_equal(plan->vcpu[0].host_node, 1);
+	assert_true(plan->vcpu[0].shared && plan->vcpu[2].shared && !plan->vcpu[1].shared);
+	vmm_resume(f.vm);
+
+	assert_int_equal(vmm_move_vcpu(f.vm, 3, 1, 0), -EINVAL);
+	assert_int_equal(vmm_move_vcpu(f.vm, 0, PU_SET_MAX, 0), -EINVAL);
+	assert_int_equal(vmm_move_vcpu(f.vm, 0, 8, 0), -EINVAL); /* the host has 0 to 7 */
+	assert_int_equal(pu_of(&f, "vcpu0"), 7);
+	vmm_get_plan(f.vm, plan);
+	assert_int_equal(plan->vcpu[0].pu, 7);
+	free(plan);
+	finish(&f);
+}
+
+static void memory_moves_while_it_is_used(void **state)
+{
+	struct plan *plan = calloc(1, sizeof(*plan));
+	uint64_t before[2];
+	struct fixture f;
+
+	prepare(&f, 2, 2);
+	start(&f);
+	for (unsigned n = 0; n < 2; n++)
+		before[n] = sim_node_used(&f.host, n);
+	gmem_fill(&f.vm->gmem, MIB(2), 0x5a, MIB(1));
+	assert_int_equal(vmm_move_memory(f.vm, 0, 0, MIB(6), 1), 0);
+	assert_int_equal(sim_node_used(&f.host, 0), before[0] - MIB(6));
+	assert_int_equal(sim_node_used(&f.host, 1), before[1] + MIB(6));
+	vmm_get_plan(f.vm, plan);
+	assert_int_equal(plan->memory[0].host_node, 0); /* not until all of it is there */
+	assert_int_equal(vmm_move_memory(f.vm, 0, MIB(6), MIB(2), 1), 0);
+	vmm_get_plan(f.vm, plan);
+	assert_int_equal(plan->memory[0].host_node, 1);
+	assert_int_equal(vmm_memory(f.vm, 0)->node, 1);
+	assert_int_equal(sim_node_used(&f.host, 1), before[1] + MIB(8));
+	assert_int_equal(*((uint8_t *)gmem_ptr(&f.vm->gmem, MIB(2) + 77, 1)), 0x5a);
+
+	assert_int_equal(vmm_move_memory(f.vm, 0, 0, MIB(8), 2), -EINVAL);
+	assert_int_equal(vmm_move_memory(f.vm, 0, MIB(4), MIB(5), 0), -EINVAL);
+	assert_int_equal(vmm_move_memory(f.vm, 2, 0, MIB(8), 0), -EINVAL);
+	sim_fail(&f.host, SIM_FAIL_MOVE, 1);
+	assert_int_equal(vmm_move_memory(f.vm, 0, 0, MIB(8), 0), -EBUSY);
+	vmm_get_plan(f.vm, plan);
+	assert_int_equal(plan->memory[0].host_node, 1);
+	assert_null(vmm_memory(f.vm, 2));
+	free(plan);
+	finish(&f);
+}
+
 static void stop_reaches_a_paused_machine(void **state)
 {
 	struct fixture f;
@@ -563,6 +649,8 @@ int main(void)
 		cmocka_unit_test(reboots),
 		cmocka_unit_test(first_request_wins),
 		cmocka_unit_test(pause_holds_time_and_guests),
+		cmocka_unit_test(vcpus_move_while_they_run),
+		cmocka_unit_test(memory_moves_while_it_is_used),
 		cmocka_unit_test(stop_reaches_a_paused_machine),
 		cmocka_unit_test(sleeps_until_its_deadline),
 		cmocka_unit_test(icount_skips_sleep),

@@ -389,35 +389,57 @@ enum hmat_data { HMAT_ACCESS_LATENCY = 0, HMAT_ACCESS_BANDWIDTH = 3 };
 #define HMAT_ENTRY_MAX       0xfffe
 #define PS_PER_NS            1000
 
-/* The CPUs that memory is attached to are those of its own node. */
-static void hmat_domain(struct acpi_buf *b, unsigned node)
+/* Nodes with CPUs are initiators, nodes with memory are targets; most are both. */
+struct hmat_nodes {
+	uint32_t initiator[TOPO_NODES_MAX], target[TOPO_NODES_MAX];
+	unsigned nr_initiators, nr_targets;
+};
+
+static void hmat_find_nodes(struct hmat_nodes *n, const struct topology *t)
+{
+	*n = (struct hmat_nodes){ 0 };
+	for (unsigned i = 0; i < t->nr_nodes; i++) {
+		if (t->node[i].nr_vcpus)
+			n->initiator[n->nr_initiators++] = i;
+		if (t->node[i].memory_bytes)
+			n->target[n->nr_targets++] = i;
+	}
+}
+
+/* The CPUs that memory is attached to are those of its own node, if it has any. */
+static void hmat_domain(struct acpi_buf *b, const struct topo_node *node, uint32_t number)
 {
 	buf_u16(b, HMAT_DOMAIN);
 	buf_u16(b, 0);
 	buf_u32(b, 40);
-	buf_u16(b, HMAT_INITIATOR_VALID);
+	buf_u16(b, node->nr_vcpus ? HMAT_INITIATOR_VALID : 0);
 	buf_u16(b, 0);
-	buf_u32(b, node); /* initiator */
-	buf_u32(b, node); /* memory */
+	buf_u32(b, node->nr_vcpus ? number : 0); /* initiator */
+	buf_u32(b, number);                      /* memory */
 	buf_u32(b, 0);
 	buf_u64(b, 0);
 	buf_u64(b, 0);
 }
 
-static void hmat_locality(struct acpi_buf *b, unsigned nodes, enum hmat_data data, uint64_t unit)
+/* The entries follow, initiator by initiator. */
+static void hmat_locality(struct acpi_buf *b, const struct hmat_nodes *n, enum hmat_data data,
+			  uint64_t unit)
 {
 	buf_u16(b, HMAT_LOCALITY);
 	buf_u16(b, 0);
-	buf_u32(b, 32 + 8 * nodes + 2 * nodes * nodes);
+	buf_u32(b,
+		32 + 4 * (n->nr_initiators + n->nr_targets) + 2 * n->nr_initiators * n->nr_targets);
 	buf_u8(b, 0); /* memory itself, not a cache in front of it */
 	buf_u8(b, (uint8_t)data);
 	buf_u16(b, 0);
-	buf_u32(b, nodes);
-	buf_u32(b, nodes);
+	buf_u32(b, n->nr_initiators);
+	buf_u32(b, n->nr_targets);
 	buf_u32(b, 0);
 	buf_u64(b, unit);
-	for (unsigned i = 0; i < 2 * nodes; i++)
-		buf_u32(b, i % nodes);
+	for (unsigned i = 0; i < n->nr_initiators; i++)
+		buf_u32(b, n->initiator[i]);
+	for (unsigned i = 0; i < n->nr_targets; i++)
+		buf_u32(b, n->target[i]);
 }
 
 static uint64_t bandwidth_unit(const struct topology *t)
@@ -433,22 +455,26 @@ static uint64_t bandwidth_unit(const struct topology *t)
 static void write_hmat(struct tables *t)
 {
 	const struct topology *topo = t->topo;
-	unsigned nodes = topo->nr_nodes;
 	uint64_t unit = bandwidth_unit(topo);
 	struct acpi_buf *b = &t->buf;
 	size_t start = table_begin(b, "HMAT", 2);
+	struct hmat_nodes n;
 
+	hmat_find_nodes(&n, topo);
 	buf_u32(b, 0);
-	for (unsigned n = 0; n < nodes; n++)
-		hmat_domain(b, n);
-	hmat_locality(b, nodes, HMAT_ACCESS_LATENCY, PS_PER_NS);
-	for (unsigned i = 0; i < nodes; i++)
-		for (unsigned j = 0; j < nodes; j++)
-			buf_u16(b, topo->latency_ns[i][j]);
-	hmat_locality(b, nodes, HMAT_ACCESS_BANDWIDTH, unit);
-	for (unsigned i = 0; i < nodes; i++)
-		for (unsigned j = 0; j < nodes; j++)
-			buf_u16(b, (uint16_t)MAX(topo->bandwidth_mbs[i][j] / unit, 1));
+	for (unsigned i = 0; i < n.nr_targets; i++)
+		hmat_domain(b, &topo->node[n.target[i]], n.target[i]);
+	hmat_locality(b, &n, HMAT_ACCESS_LATENCY, PS_PER_NS);
+	for (unsigned i = 0; i < n.nr_initiators; i++)
+		for (unsigned j = 0; j < n.nr_targets; j++)
+			buf_u16(b, topo->latency_ns[n.initiator[i]][n.target[j]]);
+	hmat_locality(b, &n, HMAT_ACCESS_BANDWIDTH, unit);
+	for (unsigned i = 0; i < n.nr_initiators; i++)
+		for (unsigned j = 0; j < n.nr_targets; j++) {
+			uint32_t mbs = topo->bandwidth_mbs[n.initiator[i]][n.target[j]];
+
+			buf_u16(b, (uint16_t)MAX(mbs / unit, 1));
+		}
 	list(t, table_end(b, start));
 }
 

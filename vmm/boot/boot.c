@@ -77,8 +77,9 @@ static int load_image(struct loader *l)
 		return multiboot_load(l);
 	if (elf_recognise(k->data, k->bytes))
 		return linux_load_elf(l);
-	return load_refuse(l, -ENOEXEC,
-			   "neither a Linux kernel (bzImage or vmlinux) nor a multiboot image");
+	return load_refuse(
+		l, -ENOEXEC,
+		"neither a Linux kernel (bzImage or vmlinux) nor a multiboot image: name one");
 }
 
 /*

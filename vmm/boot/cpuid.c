@@ -383,7 +383,8 @@ static int read_overrides(struct builder *b)
 			return refuse(b, "CPU feature '%s': write +NAME or -NAME", *o);
 		f = find_feature(*o + 1);
 		if (f < 0)
-			return refuse(b, "unknown CPU feature '%s'", *o + 1);
+			return refuse(b, "unknown CPU feature '%s': use a name of /proc/cpuinfo",
+				      *o + 1);
 		err = check_override(b, add, (unsigned)f);
 		if (err)
 			return err;

@@ -51,7 +51,8 @@ static int read_header(struct loader *l, const uint8_t *data, size_t bytes, stru
 	}
 	if (ph->size < (e->is_64 ? 56u : 32u) ||
 	    !load_within(ph->offset, (uint64_t)ph->size * ph->count, bytes))
-		return load_refuse(l, -ENOEXEC, "damaged or truncated: no room for ELF headers");
+		return load_refuse(l, -ENOEXEC,
+				   "damaged or truncated: no room for ELF headers: fetch it again");
 	return 0;
 }
 
@@ -74,7 +75,8 @@ static int check_segment(struct loader *l, const struct elf *e, const struct elf
 			 size_t bytes)
 {
 	if (!load_within(s->offset, s->file_bytes, bytes) || s->file_bytes > s->mem_bytes)
-		return load_refuse(l, -ENOEXEC, "damaged or truncated: a segment is incomplete");
+		return load_refuse(l, -ENOEXEC,
+				   "damaged or truncated: a segment is incomplete: fetch it again");
 	if (s->gpa < LOAD_BASE)
 		return load_refuse(l, -ENOEXEC, "wants to be loaded at %#llx, below 1 MiB",
 				   (unsigned long long)s->gpa);

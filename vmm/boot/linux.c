@@ -168,7 +168,9 @@ static int unpack_payload(struct loader *l, struct linux_kernel *k, const uint8_
 static int place_stub(struct loader *l, struct linux_kernel *k, const uint8_t *image, size_t bytes)
 {
 	if (bytes < STUB_ENTRY_64)
-		return load_refuse(l, -ENOEXEC, "damaged or truncated: %zu bytes of kernel", bytes);
+		return load_refuse(l, -ENOEXEC,
+				   "damaged or truncated: %zu bytes of kernel: fetch it again",
+				   bytes);
 	if (k->low < LOAD_BASE || !load_within(k->low, bytes, l->low_end))
 		return load_refuse(l, -ENOSPC, "does not fit: RAM ends at %llu MiB",
 				   (unsigned long long)(l->low_end >> 20));
@@ -189,7 +191,8 @@ static int place_bzimage(struct loader *l, struct linux_kernel *k)
 	int err;
 
 	if (payload + payload_bytes > image->bytes)
-		return load_refuse(l, -ENOEXEC, "truncated: %zu bytes, its header promises %zu",
+		return load_refuse(l, -ENOEXEC,
+				   "truncated: %zu bytes, its header promises %zu: fetch it again",
 				   image->bytes, payload + payload_bytes);
 	if (!load_within(pref, init_size, l->low_end))
 		return load_refuse(l, -ENOSPC,

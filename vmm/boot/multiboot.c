@@ -113,7 +113,8 @@ static int read_addresses(struct multiboot *mb, size_t header, struct placement 
 	uint32_t header_gpa, load_end, bss_end;
 
 	if (image->bytes - header < 32)
-		return load_refuse(mb->l, -ENOEXEC, "truncated: its multiboot header is cut off");
+		return load_refuse(mb->l, -ENOEXEC,
+				   "truncated: its multiboot header is cut off: fetch it again");
 	header_gpa = load_u32(h + 12);
 	p->gpa = load_u32(h + 16);
 	load_end = load_u32(h + 20);
@@ -121,13 +122,15 @@ static int read_addresses(struct multiboot *mb, size_t header, struct placement 
 	mb->entry = load_u32(h + 28);
 
 	if (p->gpa > header_gpa || header_gpa - p->gpa > header || (load_end && load_end < p->gpa))
-		return load_refuse(mb->l, -ENOEXEC,
-				   "damaged: its multiboot header contradicts itself");
+		return load_refuse(
+			mb->l, -ENOEXEC,
+			"damaged: its multiboot header contradicts itself: fetch it again");
 	p->offset = header - (header_gpa - p->gpa);
 	p->bytes = load_end ? load_end - p->gpa : image->bytes - p->offset;
 	p->end = MAX(p->gpa + p->bytes, bss_end);
 	if (!load_within(p->offset, p->bytes, image->bytes))
-		return load_refuse(mb->l, -ENOEXEC, "truncated: %zu bytes, its header promises %zu",
+		return load_refuse(mb->l, -ENOEXEC,
+				   "truncated: %zu bytes, its header promises %zu: fetch it again",
 				   image->bytes, p->offset + p->bytes);
 	return 0;
 }

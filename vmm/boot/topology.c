@@ -62,7 +62,7 @@ static int check_counts(struct builder *b)
 		return refuse(b, "%u vCPUs: a machine has 1 to %u", r->vcpus, TOPO_VCPUS_MAX);
 	if (r->nodes < 1 || r->nodes > TOPO_NODES_MAX)
 		return refuse(b, "%u nodes: a machine has 1 to %u", r->nodes, TOPO_NODES_MAX);
-	if (r->nodes > r->vcpus)
+	if (r->nodes > r->vcpus && !r->position)
 		return refuse(b, "%u nodes for %u vCPUs: each node needs one", r->nodes, r->vcpus);
 	if (MAX(MAX(r->packages, r->dies), MAX(r->cores, r->threads)) > TOPO_VCPUS_MAX)
 		return refuse(b, "%u packages, %u dies, %u cores, %u threads: at most %u each",
@@ -137,18 +137,22 @@ static uint64_t rank_of(const struct topo_position *p)
 	       p->thread;
 }
 
-/* APIC IDs ascend with vCPUs, nodes follow each other, and no die lies in two of them. */
+/*
+ * APIC IDs and nodes ascend with vCPUs, and no die lies in two nodes. Nodes that are left
+ * out have memory only.
+ */
 static int check_position(struct builder *b, unsigned i)
 {
-	const struct topo_position *p = &b->r->position[i], *last = i ? p - 1 : NULL;
-	unsigned node = last ? last->node : 0;
+	const struct topo_position *p = &b->r->position[i], *last = i ? p - 1 : p;
+	unsigned node = i ? last->node : 0;
 
-	if (last && rank_of(p) <= rank_of(last))
+	if (i && rank_of(p) <= rank_of(last))
 		return refuse(b, "vCPU %u: its place in the guest is not above vCPU %u's", i,
 			      i - 1);
-	if (p->node != node && (!last || p->node != node + 1))
-		return refuse(b, "vCPU %u: in node %u, after node %u", i, p->node, node);
-	if (last && p->node != node && p->package == last->package && p->die == last->die)
+	if (p->node < node || p->node >= b->r->nodes)
+		return refuse(b, "vCPU %u: in node %u of %u, after node %u", i, p->node,
+			      b->r->nodes, node);
+	if (i && p->node != node && p->package == last->package && p->die == last->die)
 		return refuse(b, "vCPU %u: its last-level cache would cross nodes %u and %u", i,
 			      node, p->node);
 	return 0;
@@ -171,9 +175,6 @@ static int choose_shape_by_positions(struct builder *b)
 		t->cores = MAX(t->cores, p->core + 1u);
 		t->threads = MAX(t->threads, p->thread + 1u);
 	}
-	if (r->position[r->vcpus - 1].node + 1u != r->nodes)
-		return refuse(b, "%u nodes, but vCPUs in %u of them", r->nodes,
-			      r->position[r->vcpus - 1].node + 1u);
 	bits = bits_for(t->nr_packages) + bits_for(t->dies) + bits_for(t->cores) +
 	       bits_for(t->threads);
 	if (bits > APIC_ID_BITS)
@@ -307,6 +308,8 @@ static int set_nodes(struct builder *b)
 		if (!IS_ALIGNED(bytes, PAGE_SIZE))
 			return refuse(b, "%llu bytes of memory on node %u: not whole pages",
 				      (unsigned long long)bytes, n);
+		if (!bytes && !b->t->node[n].nr_vcpus)
+			return refuse(b, "node %u has neither CPUs nor memory", n);
 		b->t->node[n].memory_bytes = bytes;
 		for (unsigned to = 0; to < b->r->nodes && !err; to++) {
 			err = set_distance(b, n, to);

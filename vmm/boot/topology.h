@@ -29,8 +29,8 @@ struct topo_vcpu {
 };
 
 struct topo_node {
-	uint64_t memory_bytes;
-	unsigned first_vcpu, nr_vcpus;
+	uint64_t memory_bytes;         /* 0: CPUs only */
+	unsigned first_vcpu, nr_vcpus; /* none: memory only */
 };
 
 struct topology {

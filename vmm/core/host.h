@@ -13,6 +13,7 @@
 #ifndef VMM_CORE_HOST_H
 #define VMM_CORE_HOST_H
 
+#include "core/mem_policy.h"
 #include "core/pu_set.h"
 #include "core/util.h"
 
@@ -39,12 +40,35 @@ struct host_thread_attr {
 	_Atomic uint32_t *attention;
 };
 
-/* Guest RAM or VMM memory on one node. */
+/* Guest RAM as it is wanted. */
+struct host_mem_attr {
+	uint64_t bytes;
+	uint64_t page_bytes; /* or MEM_PAGES_* */
+	enum mem_policy policy;
+	int node;                      /* MEM_BIND, MEM_PREFERRED: OS index, or HOST_NODE_ANY */
+	const struct mem_share *share; /* MEM_INTERLEAVE, MEM_WEIGHTED */
+	unsigned nr_shares;
+};
+
+/* Any pages, strictly on one node. */
+#define HOST_RAM(bytes_, node_) (&(struct host_mem_attr){ .bytes = (bytes_), .node = (node_) })
+
+/* Guest RAM as it is. */
 struct host_mem {
 	void *base;
 	uint64_t bytes;
-	int node;   /* OS index of the node it is bound to, or HOST_NODE_ANY */
-	int handle; /* the host's own: a memfd under Linux */
+	int node;            /* OS index of the node it is bound to, or HOST_NODE_ANY */
+	int handle;          /* the host's own: a memfd under Linux */
+	uint64_t page_bytes; /* that it is made of; the host may join base pages to huge ones */
+};
+
+#define HOST_NODES_MAX 1024
+
+/* Where memory is. */
+struct host_where {
+	uint64_t bytes[HOST_NODES_MAX]; /* by OS index of the node */
+	uint64_t absent;                /* not populated, or swapped out */
+	uint64_t unknown;               /* the host would not say */
 };
 
 /* Code that is written through rw and executed through rx. */
@@ -79,8 +103,11 @@ struct host_ops {
 	int (*thread_create)(void *ctx, const struct host_thread_attr *attr,
 			     struct host_thread **out);
 	void (*thread_join)(void *ctx, struct host_thread *t);
-	/* Bind the calling thread. -EINVAL if no PU of the set is usable. */
-	int (*thread_bind)(void *ctx, const struct pu_set *pus);
+	/*
+	 * Bind a thread that has not ended, NULL being the calling one; on return it runs on
+	 * one of @pus, or nowhere. -EINVAL if none of them is usable: then nothing changes.
+	 */
+	int (*thread_bind)(void *ctx, struct host_thread *t, const struct pu_set *pus);
 	/*
 	 * Store 1 to the thread's attention word and interrupt whatever system
 	 * call it is in. Lock-free; callable with locks held.
@@ -126,11 +153,24 @@ struct host_ops {
 
 	/* --- memory ------------------------------------------------------- */
 
-	/* Fresh zeroed memory, shareable, page aligned, strictly bound to @node. */
-	int (*mem_map)(void *ctx, uint64_t bytes, int node, struct host_mem *out);
+	/*
+	 * Fresh zeroed memory, at least page aligned, for which no page has been taken
+	 * yet; @bytes is rounded up to whole pages. Where pages come from a pool it must be
+	 * prefaulted before it is used: a shortage is an error only then.
+	 */
+	int (*mem_map)(void *ctx, const struct host_mem_attr *attr, struct host_mem *out);
 	void (*mem_unmap)(void *ctx, struct host_mem *m);
-	/* Populate now. Called by a thread bound to the owning node. */
-	int (*mem_prefault)(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes);
+	/* Populate now. Called by threads near the owning node, several at once. */
+	int (*mem_prefault)(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes);
+	/* Adds to @out where [@offset, @offset + @bytes) is now. -ENOSYS: nobody knows. */
+	int (*mem_where)(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes,
+			 struct host_where *out);
+	/*
+	 * Bind a stretch to @node, and move there what of it is populated, while others read
+	 * and write: no store is lost. Whole pages. -EINVAL: no such node, or not allowed;
+	 * -ENOMEM: it is full; -EBUSY: some pages stay where they are, for now.
+	 */
+	int (*mem_move)(void *ctx, struct host_mem *m, uint64_t offset, uint64_t bytes, int node);
 	/* Private zeroed page-aligned memory, preferably on @node. NULL: none left. */
 	void *(*alloc)(void *ctx, size_t bytes, int node);
 	void (*free)(void *ctx, void *p, size_t bytes);

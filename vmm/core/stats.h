@@ -2,7 +2,7 @@
  * stats.h - what a vCPU counts. Leaf header.
  *
  * A counter is written by its vCPU's thread alone, with plain relaxed stores,
- * and may be read by anybody at any time.
+ * and may be read by anybody at any time. Those of time are the sampler's (sample.h).
  */
 #ifndef VMM_CORE_STATS_H
 #define VMM_CORE_STATS_H
@@ -17,6 +17,9 @@
 	X(BLOCKS,	"blocks",	"predecoded blocks entered") \
 	X(DECODES,	"decodes",	"blocks decoded") \
 	X(TRANSLATIONS,	"translations",	"blocks translated") \
+	X(CACHE_FLUSHES,	"cache_flushes",	"times the cache of translated code was emptied") \
+	X(LOOKUPS,	"lookups",	"jumps whose target was not at hand") \
+	X(LINKS,	"links",	"jumps linked to their targets") \
 	X(INTERPRETED,	"interpreted",	"instructions left to the interpreter") \
 	X(CODE_WRITES,	"code_writes",	"stores that hit decoded code") \
 	X(TLB_MISSES,	"tlb_misses",	"software TLB misses") \
@@ -36,7 +39,13 @@
 	X(KICKS,	"kicks",	"times another thread interrupted execution") \
 	X(UNKNOWN_MSRS,	"unknown_msrs",	"accesses to MSRs that do not exist") \
 	X(UNKNOWN_OPS,	"unknown_ops",	"undefined instructions") \
-	X(BAD_ACCESSES,	"bad_accesses",	"accesses where no device is")
+	X(BAD_ACCESSES,	"bad_accesses",	"accesses where no device is") \
+	X(CODE_US,	"code_us",	"microseconds in guest code, translated if need be") \
+	X(INTERP_US,	"interp_us",	"microseconds of interpreting, and of interrupts") \
+	X(TRANSLATE_US,	"translate_us",	"microseconds of translating") \
+	X(MMU_US,	"mmu_us",	"microseconds of walking guest page tables") \
+	X(OUTSIDE_US,	"outside_us",	"microseconds in devices, and of waiting while parked") \
+	X(IDLE_US,	"idle_us",	"microseconds idle")
 /* clang-format on */
 
 enum vcpu_stat {

@@ -176,6 +176,19 @@ static int run_guest(struct vcpu *c)
 	return err ? err : vcpu_handle_exit(c, &x);
 }
 
+/* Where the thread runs has changed already, by vmm_move_vcpu(); so must the account. */
+static void change_core(struct vcpu *c)
+{
+	struct vm *vm = c->vm;
+	const struct host *h = &vm->host;
+
+	sched_dedicated.dequeue(&c->sched, h->ops->now_ns(h->ctx));
+	lock_take(h, &vm->lock);
+	c->sched.pu = vm->plan.vcpu[c->id].pu;
+	lock_release(h, &vm->lock);
+	sched_dedicated.enqueue(&c->sched, h->ops->now_ns(h->ctx));
+}
+
 static void vcpu_loop(struct vcpu *c)
 {
 	struct vm *vm = c->vm;
@@ -188,12 +201,8 @@ static void vcpu_loop(struct vcpu *c)
 
 		if (ev & VCPU_STOP)
 			break;
-		if (ev & VCPU_MOVE) {
-			lock_take(h, &vm->lock);
-			if (h->ops->thread_bind(h->ctx, &c->pus))
-				vcpu_log(c, LOG_WARN, "move refused: staying put");
-			lock_release(h, &vm->lock);
-		}
+		if (ev & VCPU_MOVE)
+			change_core(c);
 		if (atomic_load(&vm->parked) &&
 		    (!atomic_load(&c->stepping) || vm_pending_request(vm))) {
 			vm_park(c); /* until resumed */

@@ -19,7 +19,7 @@ struct vm;
 enum vcpu_event {
 	VCPU_STOP = BIT(0),  /* leave the loop for good */
 	VCPU_PARK = BIT(1),  /* look at vm->parked */
-	VCPU_MOVE = BIT(2),  /* bind again: the plan changed */
+	VCPU_MOVE = BIT(2),  /* bound to another PU: tell the scheduler */
 	VCPU_INTR = BIT(3),  /* the posted-interrupt descriptor has news */
 	VCPU_CODE = BIT(4),  /* software engine: see vmm/cpu/codemap.h */
 	VCPU_FLUSH = BIT(5), /* software engine: drop the whole TLB */
@@ -39,6 +39,9 @@ enum vcpu_mode {
 	VCPU_GUEST,   /* inside engine->run() */
 	VCPU_SLEEPING /* in vcpu_wait() */
 };
+
+/* What an engine is doing in run(), in the order of STAT_CODE_US and on. */
+enum vcpu_doing { DOING_CODE, DOING_INTERP, DOING_TRANSLATE, DOING_MMU };
 
 /*
  * Interrupts on their way to a vCPU. Senders set bits, then post VCPU_INTR; the
@@ -79,7 +82,7 @@ struct vcpu {
 	uint32_t apic_id;
 	unsigned guest_node;
 	int host_node;     /* OS index, or HOST_NODE_ANY */
-	struct pu_set pus; /* the plan; guarded by vm->lock once running */
+	struct pu_set pus; /* where it starts; its PU now is vm->plan's */
 	struct host_thread *thread;
 	void *engine_data;
 
@@ -87,9 +90,19 @@ struct vcpu {
 
 	/* The owner's. */
 	struct sched_entity sched;
-	int err; /* why the loop ended */
+	int err;               /* why the loop ended */
+	_Atomic uint8_t doing; /* enum vcpu_doing; the sampler reads it */
 	struct vcpu_stats stats __cacheline;
 };
+
+/* For the sampler, while the mode is VCPU_GUEST. Returns what it was. */
+static inline enum vcpu_doing vcpu_doing(struct vcpu *c, enum vcpu_doing now)
+{
+	uint8_t before = atomic_load_explicit(&c->doing, memory_order_relaxed);
+
+	atomic_store_explicit(&c->doing, (uint8_t)now, memory_order_relaxed);
+	return (enum vcpu_doing)before;
+}
 
 /* Any thread, any lock held. */
 void vcpu_post(struct vcpu *c, uint32_t events);

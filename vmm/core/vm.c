@@ -9,6 +9,7 @@
 #include "core/vm.h"
 
 #include "core/device_core.h"
+#include "core/sample.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -72,7 +73,7 @@ void vm_request(struct vm *vm, enum vm_request r, int code)
 static void reset_machine(struct vm *vm)
 {
 	const struct boot_request *b = &vm->boot;
-	char why[128];
+	char why[sizeof(vm->result.detail)] = "";
 	int err;
 
 	for (unsigned i = 0; i < vm->nr_devs; i++)
@@ -85,8 +86,10 @@ static void reset_machine(struct vm *vm)
 		vm->engine->code_changed(vm, b->gmem->slot[i].gpa, b->gmem->slot[i].bytes);
 	if (!err)
 		err = vm->engine->set_state(vm->vcpu[0], &vm->boot_state);
-	if (err)
+	if (err) {
 		vm->result.end = VMM_ERROR;
+		memcpy(vm->result.detail, why, sizeof(why));
+	}
 	vm->result.code = err;
 	vm->result.resets++;
 }
@@ -358,6 +361,8 @@ int vmm_start(struct vm *vm, char *why, size_t why_bytes)
 	if (!vm->pauses)
 		clock_start(&vm->clock);
 	lock_release(&vm->host, &vm->lock);
+	if (sampler_start(vm))
+		host_log(&vm->host, LOG_WARN, "no timer is left to sample what vCPUs do");
 	unpark_all(vm);
 	return 0;
 }
@@ -368,6 +373,7 @@ void vm_end_threads(struct vm *vm)
 
 	if (!vm->started)
 		return;
+	sampler_stop(vm);
 	post_all(vm, VCPU_STOP);
 	wake_parked(vm);
 	for (unsigned i = 0; i < vm->nr_vcpus; i++) {

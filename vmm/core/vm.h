@@ -40,7 +40,7 @@ struct vm {
 	/* Constant once created. */
 	struct host host;
 	struct vmm_config cfg;
-	struct plan plan;
+	struct plan plan; /* moves change it; guarded by lock once running */
 	const struct engine_ops *engine;
 	void *engine_data;
 	bool engine_made;
@@ -48,8 +48,9 @@ struct vm {
 	struct cpuid_model cpuid;
 	struct gmem gmem;
 	struct boot_request boot;
-	struct host_mem region[PLAN_NODES_MAX];
+	struct host_mem region[PLAN_NODES_MAX]; /* by guest node; base NULL: has no memory */
 	unsigned nr_regions;
+	struct mem_report populated;
 	struct bus pio, mmio;
 	struct dev *dev[VM_DEVICES_MAX];
 	unsigned nr_devs;
@@ -62,6 +63,7 @@ struct vm {
 	uint64_t created_ns;
 
 	struct guest_clock clock;
+	struct sampler *sampler; /* NULL: nobody wants to know */
 
 	/* Interrupt lines: each guarded by its own lock. */
 	struct {

@@ -9,6 +9,7 @@
 #include "boot/layout.h"
 #include "core/device_core.h"
 #include "core/vm.h"
+#include "mem/ram.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -37,27 +38,21 @@ static int check_config(const struct vmm_config *cfg, char *why, size_t why_byte
 
 /* --- memory ----------------------------------------------------------------- */
 
+static struct ram ram_of(struct vm *vm)
+{
+	return (struct ram){ .host = &vm->host, .plan = &vm->plan, .region = vm->region };
+}
+
 static int map_memory(struct vm *vm, char *why, size_t why_bytes)
 {
-	const struct host *h = &vm->host;
-	struct layout layout;
 	uint64_t used[PLAN_NODES_MAX] = { 0 };
-	int err;
+	struct ram ram = ram_of(vm);
+	struct layout layout;
+	int err = ram_map(&ram, why, why_bytes);
 
-	for (unsigned i = 0; i < vm->plan.nr_memory; i++) {
-		const struct plan_memory *pm = &vm->plan.memory[i];
-
-		err = h->ops->mem_map(h->ctx, pm->bytes, pm->host_node, &vm->region[i]);
-		if (err) {
-			snprintf(why, why_bytes,
-				 "cannot map %llu MiB of guest memory on host node %d: %s; ask for "
-				 "less --memory or another node",
-				 (unsigned long long)(pm->bytes >> 20), pm->host_node,
-				 strerror(-err));
-			return err;
-		}
-		vm->nr_regions++;
-	}
+	if (err)
+		return err;
+	vm->nr_regions = vm->plan.nr_memory;
 	layout_ram(&layout, &vm->topo);
 	for (unsigned i = 0; i < layout.nr_ranges; i++) {
 		const struct layout_range *r = &layout.range[i];
@@ -73,56 +68,16 @@ static int map_memory(struct vm *vm, char *why, size_t why_bytes)
 	return 0;
 }
 
-struct prefault_job {
-	struct vm *vm;
-	unsigned region;
-	struct host_thread *thread;
-	int err;
-};
-
-static void prefault_thread(void *arg)
+static int populate_memory(struct vm *vm, char *why, size_t why_bytes)
 {
-	struct prefault_job *j = arg;
-	const struct host *h = &j->vm->host;
-	struct host_mem *m = &j->vm->region[j->region];
+	const struct ram_populate how = {
+		.all = vm->cfg.prefault,
+		.progress = vm->cfg.progress,
+		.arg = vm->cfg.arg,
+	};
+	struct ram ram = ram_of(vm);
 
-	j->err = h->ops->mem_prefault(h->ctx, m, 0, m->bytes);
-}
-
-/* All nodes at once, each by a thread that runs where the node's vCPUs will. */
-static int prefault_memory(struct vm *vm, char *why, size_t why_bytes)
-{
-	const struct host *h = &vm->host;
-	struct prefault_job job[PLAN_NODES_MAX];
-	int err = 0;
-
-	for (unsigned i = 0; i < vm->nr_regions; i++) {
-		struct pu_set pus;
-		struct host_thread_attr attr = { .name = "prefault",
-						 .fn = prefault_thread,
-						 .arg = &job[i] };
-
-		job[i] = (struct prefault_job){ .vm = vm, .region = i };
-		pu_set_clear(&pus);
-		for (unsigned v = 0; v < vm->nr_vcpus; v++)
-			if (vm->plan.vcpu[v].guest_node == i)
-				pu_set_add(&pus, vm->plan.vcpu[v].pu);
-		if (pu_set_count(&pus))
-			attr.pus = &pus;
-		job[i].err = h->ops->thread_create(h->ctx, &attr, &job[i].thread);
-	}
-	for (unsigned i = 0; i < vm->nr_regions; i++) {
-		if (job[i].thread)
-			h->ops->thread_join(h->ctx, job[i].thread);
-		if (!job[i].err || err)
-			continue;
-		err = job[i].err;
-		snprintf(why, why_bytes,
-			 "cannot prefault %llu MiB on host node %d: %s; ask for less --memory",
-			 (unsigned long long)(vm->region[i].bytes >> 20), vm->region[i].node,
-			 strerror(-err));
-	}
-	return err;
+	return ram_populate(&ram, &how, &vm->populated, why, why_bytes);
 }
 
 /* --- parts ------------------------------------------------------------------- */
@@ -235,11 +190,9 @@ static int build(struct vm *vm, char *why, size_t why_bytes)
 		return err;
 	if (vm->cfg.clock == CLOCK_ICOUNT)
 		vm->clock.attention = &vm->vcpu[0]->attention;
-	if (vm->cfg.prefault) {
-		err = prefault_memory(vm, why, why_bytes);
-		if (err)
-			return err;
-	}
+	err = populate_memory(vm, why, why_bytes);
+	if (err)
+		return err;
 	err = vm->engine->create(vm);
 	if (err)
 		return err;
@@ -285,10 +238,12 @@ void vmm_destroy(struct vm *vm)
 {
 	struct host host;
 	const struct host *h = &host;
+	struct ram ram;
 
 	if (!vm)
 		return;
 	host = vm->host;
+	ram = ram_of(vm);
 	vm_end_threads(vm);
 	for (unsigned i = vm->nr_devs; i-- > 0;)
 		dev_destroy(vm->dev[i]);
@@ -300,8 +255,7 @@ void vmm_destroy(struct vm *vm)
 		vm->engine->destroy(vm);
 	for (unsigned i = 0; i < vm->nr_vcpus; i++)
 		h->ops->free(h->ctx, vm->vcpu[i], sizeof(struct vcpu));
-	for (unsigned i = 0; i < vm->nr_regions; i++)
-		h->ops->mem_unmap(h->ctx, &vm->region[i]);
+	ram_unmap(&ram);
 	free(vm->vcpu);
 	free((void *)atomic_load(&vm->dirty));
 	h->ops->free(h->ctx, vm, sizeof(*vm));
@@ -330,6 +284,23 @@ unsigned vmm_vcpus(const struct vm *vm)
 uint64_t vmm_stat(struct vm *vm, unsigned vcpu, enum vcpu_stat id)
 {
 	return stat_get(&vm->vcpu[vcpu]->stats, id);
+}
+
+const struct mem_report *vmm_populated(const struct vm *vm)
+{
+	return &vm->populated;
+}
+
+int vmm_memory_where(struct vm *vm, unsigned guest_node, struct host_where *out)
+{
+	const struct host *h = &vm->host;
+	const struct host_mem *m;
+
+	if (guest_node >= vm->nr_regions)
+		return -EINVAL;
+	memset(out, 0, sizeof(*out));
+	m = &vm->region[guest_node];
+	return m->base ? h->ops->mem_where(h->ctx, m, 0, m->bytes, out) : 0;
 }
 
 uint64_t vmm_startup_ns(const struct vm *vm)

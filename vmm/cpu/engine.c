@@ -327,6 +327,7 @@ static int interp_run(struct vcpu *v, struct vcpu_exit *x)
 	bool go_on;
 
 	c->exit = x;
+	vcpu_doing(v, DOING_INTERP);
 	pv_resume(c);
 	go_on = attend(c);
 	if (go_on)

@@ -605,15 +605,13 @@ static uint8_t *enter_page(struct cpu *c, uint64_t gva, const struct walk *w, un
 }
 
 /* Translate for one page's access, with all checks and side effects. */
-static bool resolve(struct cpu *c, uint64_t gva, enum mmu_access access, enum priv p,
-		    struct target *t)
+static bool resolve_walking(struct cpu *c, uint64_t gva, enum mmu_access access, enum priv p,
+			    struct target *t)
 {
 	struct walk w;
 	unsigned can;
 	uint8_t *page;
 
-	if (tlb_hit(c, gva, access, p, t))
-		return true;
 	if (sys_long_mode(c) && !sys_canonical(gva)) {
 		cpu_raise_error(c, EXC_GP, 0);
 		return false;
@@ -634,6 +632,20 @@ static bool resolve(struct cpu *c, uint64_t gva, enum mmu_access access, enum pr
 	t->gpa = w.gpa;
 	t->hva = page ? page + (w.gpa & ~PAGE_MASK) : NULL;
 	return true;
+}
+
+static bool resolve(struct cpu *c, uint64_t gva, enum mmu_access access, enum priv p,
+		    struct target *t)
+{
+	enum vcpu_doing before;
+	bool found;
+
+	if (tlb_hit(c, gva, access, p, t))
+		return true;
+	before = vcpu_doing(c->vcpu, DOING_MMU);
+	found = resolve_walking(c, gva, access, p, t);
+	vcpu_doing(c->vcpu, before);
+	return found;
 }
 
 bool mmu_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access)
@@ -660,7 +672,7 @@ static bool walk_is_marked(const struct walk *w, bool write)
 	       ((all & PTE_A) && (!write || (w->entry[w->nr_entries - 1].value & PTE_D)));
 }
 
-bool mmu_fill_quietly(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access)
+static bool fill_quietly(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access)
 {
 	const struct tlb_entry *e = tlb_slot(c, gva);
 	uint64_t key = tlb_key(c, gva, bytes);
@@ -676,6 +688,15 @@ bool mmu_fill_quietly(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_acce
 	    !enter_page(c, gva, &w, can, access, p))
 		return false;
 	return access == MMU_READ ? e->read == key : e->write == key;
+}
+
+bool mmu_fill_quietly(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access)
+{
+	enum vcpu_doing before = vcpu_doing(c->vcpu, DOING_MMU);
+	bool filled = fill_quietly(c, gva, bytes, access);
+
+	vcpu_doing(c->vcpu, before);
+	return filled;
 }
 
 const uint8_t *mmu_fetch(struct cpu *c, uint64_t gva, uint64_t *gpa)

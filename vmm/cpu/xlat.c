@@ -12,13 +12,36 @@
 #include "cpu/mmu.h"
 #include "cpu/sys.h"
 #include "cpu/xlat_int.h"
+#include "cpu/xlat_tally.h"
 #include "cpu/xstate.h"
 
 #include <errno.h>
+#include <stdio.h>
 
-#define CODE_BYTES MIB(32) /* unless the machine says otherwise */
-#define BLOCKS_MAX 65536u
-#define HASH_SIZE  32768u
+/* Unless the machine says otherwise: its vCPUs share the one, and each has the other at least. */
+#define CODE_BYTES     MIB(32)
+#define CODE_BYTES_MIN MIB(8)
+#define BLOCKS_MAX     65536u
+#define HASH_SIZE      32768u
+
+static uint64_t code_bytes(const struct vm *vm)
+{
+	if (vm->cfg.code_cache_bytes)
+		return MAX(vm->cfg.code_cache_bytes, VMM_CODE_CACHE_MIN);
+	return MAX(ALIGN_DOWN(CODE_BYTES / vm->nr_vcpus, PAGE_SIZE), CODE_BYTES_MIN);
+}
+
+/* Profilers of the host want names for what they find in the code cache. */
+static void tell_profiler(struct cpu *c, uint64_t code, const char *kind, uint64_t gva)
+{
+	const struct vmm_config *cfg = &c->vm->cfg;
+	char name[48];
+
+	if (likely(!cfg->code_made))
+		return;
+	snprintf(name, sizeof(name), "%s:%llx", kind, (unsigned long long)gva);
+	cfg->code_made(cfg->arg, code, emit_here(&c->xlat->e) - code, name);
+}
 
 /* Are the host's ticks those of RDTSC? Then one of them lies between two others. */
 static bool ticks_are_tsc(struct cpu *c)
@@ -41,7 +64,6 @@ int xlat_create(struct cpu *c, int host_node)
 {
 	const struct host *h = &c->vm->host;
 	struct xlat *x = h->ops->alloc(h->ctx, sizeof(*x), host_node);
-	uint64_t bytes = c->vm->cfg.code_cache_bytes;
 	int err;
 
 	if (!x)
@@ -50,18 +72,20 @@ int xlat_create(struct cpu *c, int host_node)
 	x->block = h->ops->alloc(h->ctx, BLOCKS_MAX * sizeof(*x->block), host_node);
 	x->hash = h->ops->alloc(h->ctx, HASH_SIZE * sizeof(*x->hash), host_node);
 	err = x->block && x->hash ? xgen_create(x, h, host_node) : -ENOMEM;
+	if (!err && c->vm->cfg.tally_code)
+		err = xtally_create(c, host_node);
 	if (!err)
-		err = h->ops->code_map(h->ctx, MAX(bytes ? bytes : CODE_BYTES, VMM_CODE_CACHE_MIN),
-				       host_node, &x->code);
+		err = h->ops->code_map(h->ctx, code_bytes(c->vm), host_node, &x->code);
 	if (err) {
 		xlat_destroy(c);
 		return err;
 	}
 	x->e = (struct emit){ x->code.rw, x->code.rx - x->code.rw };
-	x->limit = x->code.rw + x->code.bytes - XBLOCK_CODE_MAX;
+	x->limit = x->code.rw + x->code.bytes - (x->tally ? 2 : 1) * XBLOCK_CODE_MAX;
 	if (cpu_has(&c->vm->cpuid, CPU_AVX))
 		x->xsave_mask = (uint32_t)cpuid_xcr0(&c->vm->cpuid);
 	xtramp_make(x);
+	tell_profiler(c, (uint64_t)(uintptr_t)x->code.rx, "trampolines", c->vcpu->id);
 	x->blocks_begin = x->e.p;
 	decoder_init(&x->decoder, DECODE_64, &c->vm->cpuid);
 	x->counts = c->icount || c->vm->cfg.count_insns;
@@ -84,6 +108,7 @@ void xlat_destroy(struct cpu *c)
 	if (x->code.rw)
 		h->ops->code_unmap(h->ctx, &x->code);
 	xgen_destroy(x, h);
+	xtally_destroy(c);
 	if (x->hash)
 		h->ops->free(h->ctx, x->hash, HASH_SIZE * sizeof(*x->hash));
 	if (x->block)
@@ -205,9 +230,11 @@ static void flush(struct cpu *c)
 {
 	struct xlat *x = c->xlat;
 
+	xtally_fold(x);
 	memset(x->hash, 0, HASH_SIZE * sizeof(*x->hash));
 	x->nr_blocks = 0;
 	x->flushes++;
+	stat_add(&c->vcpu->stats, STAT_CACHE_FLUSHES, 1);
 	x->e.p = x->blocks_begin;
 	forget_jumps(c);
 }
@@ -215,10 +242,11 @@ static void flush(struct cpu *c)
 static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, bool plain)
 {
 	struct xlat *x = c->xlat;
+	enum vcpu_doing before = vcpu_doing(c->vcpu, DOING_TRANSLATE);
 	struct xblock *b;
 	uint32_t *head;
 
-	if (x->nr_blocks == BLOCKS_MAX || x->e.p > x->limit)
+	if (x->nr_blocks == BLOCKS_MAX || x->e.p > x->limit || xtally_full(x))
 		flush(c);
 	b = &x->block[x->nr_blocks];
 	*b = (struct xblock){
@@ -233,6 +261,8 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, boo
 	b->hash_next = *head;
 	*head = ++x->nr_blocks;
 	stat_add(&c->vcpu->stats, STAT_TRANSLATIONS, 1);
+	tell_profiler(c, b->enter_jump, c->cpl ? "user" : "kernel", c->s.rip);
+	vcpu_doing(c->vcpu, before);
 	return b;
 }
 
@@ -301,7 +331,9 @@ static void enter(struct cpu *c, const struct xblock *b)
 	c->x.code = b->enter_jump;
 	if (unlikely(c->x.page_asid[c->x.user] != c->asid))
 		clear_pages(c);
+	vcpu_doing(c->vcpu, DOING_CODE);
 	((void (*)(void))(uintptr_t)c->xlat->tramp.enter)();
+	vcpu_doing(c->vcpu, DOING_INTERP);
 	hide_host_addresses(c);
 }
 
@@ -316,8 +348,10 @@ static struct xblock *follow_edge(struct cpu *c, struct xblock *from, unsigned e
 
 	c->s.rip = c->block_rip + g->target;
 	to = xblock_get(c, false);
-	if (to && to->hva == hva && x->flushes == flushes && xblock_alive(from))
+	if (to && to->hva == hva && x->flushes == flushes && xblock_alive(from)) {
 		link_edge(x, g, to);
+		stat_add(&c->vcpu->stats, STAT_LINKS, 1);
+	}
 	return to;
 }
 
@@ -384,6 +418,7 @@ enum xlat_result xlat_run(struct cpu *c)
 			}
 			if (unlikely(x->counts && c->insns >= c->insns_stop))
 				return XLAT_ATTEND; /* before a fault of the next fetch */
+			stat_add(&c->vcpu->stats, STAT_LOOKUPS, 1);
 			b = xblock_get(c, false);
 			break;
 		case XEXIT_ATTEND:

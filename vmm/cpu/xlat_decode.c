@@ -582,7 +582,7 @@ static bool group_takes(const struct groups *s, const struct group *p, int32_t l
 {
 	const struct access *a = p->leader;
 
-	if (!a || MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX)
+	if (MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX)
 		return false;
 	if (write && !a->write && s->g->c->vm->cfg.exact_flags)
 		return false; /* the page would be dirty too early */
@@ -611,7 +611,7 @@ static void note_access(struct groups *s, const struct insn *n, struct access *a
 	struct group *p = s->open[a->base], *end = p + GROUPS_OPEN;
 
 	a->simple = true;
-	while (p < end && !group_takes(s, p, lo, hi, write))
+	while (p < end && !(p->leader && group_takes(s, p, lo, hi, write)))
 		p++;
 	if (p == end) {
 		group_begin(s, n, a, lo, hi, write);

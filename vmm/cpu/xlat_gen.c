@@ -14,6 +14,7 @@
 #include "cpu/mmu.h"
 #include "cpu/x86enc.h"
 #include "cpu/xlat_gen.h"
+#include "cpu/xlat_tally.h"
 
 #include <errno.h>
 
@@ -172,6 +173,16 @@ struct cold *xgen_cold(struct gen *g, enum cold_kind kind)
 	return k;
 }
 
+/* What comes next is executed unless @cc, and so begins a segment of its own. */
+struct cold *xgen_cold_if(struct gen *g, enum cold_kind kind, unsigned cc)
+{
+	struct cold *k = xgen_cold(g, kind);
+
+	k->from = emit_jcc(g->e, cc, 0);
+	xtally_begin(g->x, XTALLY_HOT);
+	return k;
+}
+
 /* op reg, the operand */
 void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct place *p)
 {
@@ -208,6 +219,7 @@ static void emit_probe(struct gen *g, struct insn *n, const struct access *a, un
 	emit_gs(e, true, 0x0b, S1, CPU_OFF(asid));
 	emit_gs_base(e, true, 0x3b, S1, S2, tag);
 	k->from = emit_jcc(e, CC_NZ, 0);
+	xtally_begin(g->x, XTALLY_HOT);
 	k->back = (uint64_t)((int64_t)(uintptr_t)retry + e->rx);
 	k->insn = n;
 	k->access = a;
@@ -231,6 +243,7 @@ void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int1
 	emit_gs(e, true, 0x2b, scratch, CPU_OFF(x.page) + 8 * page); /* sub */
 	emit_alu_imm(e, true, ALU_CMP, scratch, (uint32_t)(PAGE_SIZE - bytes));
 	k->from = emit_jcc(e, CC_A, 0);
+	xtally_begin(g->x, XTALLY_HOT);
 	k->back = (uint64_t)((int64_t)(uintptr_t)retry + e->rx);
 	k->insn = n;
 	k->access = a;
@@ -264,6 +277,7 @@ static struct place emit_simple(struct gen *g, struct insn *n, const struct acce
 	}
 	xgen_spill_flags(g, n->live_in);
 	retry = e->p;
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_lea(e, true, S2, base, H_NONE, 0, a->from);
 	if (a->page >= 0) {
 		xgen_page_check(g, n, a, a->page, a->bytes, a->write, S2, S2, retry);
@@ -288,6 +302,7 @@ static struct place emit_operand(struct gen *g, struct insn *n, bool write)
 		return xloop_place(g, n, &n->at);
 	xgen_spill_flags(g, n->live_in);
 	retry = g->e->p;
+	xtally_begin(g->x, XTALLY_HOT);
 	xgen_address(g, n, S2, S1);
 	if (n->at.page >= 0) {
 		xgen_page_check(g, n, &n->at, n->at.page, bytes, write, S2, S1, retry);
@@ -618,7 +633,6 @@ static void emit_jump_rip(struct gen *g, struct insn *n, bool poll)
 {
 	struct emit *e = g->e;
 	int32_t table = CPU_OFF(jump);
-	struct cold *k;
 
 	emit_gs_store(e, S1, CPU_OFF(s.rip));
 	if (poll) {
@@ -628,6 +642,7 @@ static void emit_jump_rip(struct gen *g, struct insn *n, bool poll)
 		emit_u8(e, 0x3b);
 		emit_u8(e, 0);
 		emit_jcc(e, CC_NZ, g->x->tramp.attend);
+		xtally_begin(g->x, XTALLY_HOT);
 	}
 	emit_rr(e, false, 0x89, S1, S2); /* mov r11d, r10d */
 	emit_u8(e, 0x41);                /* and r11d, entries - 1 */
@@ -640,9 +655,7 @@ static void emit_jump_rip(struct gen *g, struct insn *n, bool poll)
 	emit_u8(e, 4);
 	emit_gs(e, true, 0x03, S1, CPU_OFF(x.jump_key));
 	emit_gs_base(e, true, 0x3b, S1, S2, table + (int32_t)offsetof(struct xlat_jump, tag));
-	k = xgen_cold(g, COLD_LOOKUP);
-	k->insn = n;
-	k->from = emit_jcc(e, CC_NZ, 0);
+	xgen_cold_if(g, COLD_LOOKUP, CC_NZ)->insn = n;
 	emit_gs_base(e, false, 0xff, 4, S2, table + (int32_t)offsetof(struct xlat_jump, code));
 }
 
@@ -683,6 +696,8 @@ static void emit_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target)
 	k->target = target;
 	k->from = cc == 16 ? emit_jmp(g->e, 0) : emit_jcc(g->e, cc, 0);
 	k->insn = &g->insn[g->nr_insns - 1];
+	if (cc != 16)
+		xtally_begin(g->x, XTALLY_HOT);
 }
 
 static int32_t branch_target(const struct insn *n)
@@ -802,7 +817,7 @@ static void cold_address(struct gen *g, const struct cold *k)
 		emit_bits_address(g, k->insn, S1, S2);
 	else
 		xgen_address(g, k->insn, S1, S2);
-	if (k->head && a->from_head)
+	if (a && k->head && a->from_head)
 		emit_lea(g->e, true, S1, S1, H_NONE, 0, a->from_head);
 }
 
@@ -824,6 +839,7 @@ static void cold_fill(struct gen *g, const struct cold *k)
 		emit_mov_imm(e, S2, k->bytes);
 		emit_call(e, g->x->tramp.fill[k->write]);
 	}
+	xtally_begin(g->x, k->kind == COLD_PAGE ? XTALLY_PAGE : XTALLY_FILL);
 	emit_jmp(e, k->back);
 }
 
@@ -837,6 +853,7 @@ static void cold_poll(struct gen *g, struct xedge *edge, uint64_t on, uint64_t o
 	uint8_t *lea;
 
 	edge->poll = emit_here(e);
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_gs_load(e, S2, CPU_OFF(x.attention));
 	emit_load(e, false, 0x8b, S2, S2, 0);
 	emit_u8(e, 0x4c); /* lea r10, [rip + table] */
@@ -848,6 +865,7 @@ static void cold_poll(struct gen *g, struct xedge *edge, uint64_t on, uint64_t o
 	emit_u8(e, 0xff);
 	emit_u8(e, 0x24);
 	emit_u8(e, 0xda);
+	xtally_end(g->x);
 	while ((uintptr_t)e->p & 7)
 		emit_u8(e, 0xcc);
 	emit_patch(e, lea, emit_here(e));
@@ -873,6 +891,7 @@ static void cold_edge(struct gen *g, const struct cold *k)
 	if (k->target > k->insn->off)
 		return;
 	attend = emit_here(g->e);
+	xtally_begin(g->x, XTALLY_LEAVE);
 	if (k->flags == FLAGS_HOST)
 		save_flags(g->e);
 	emit_exit(g, XEXIT_ATTEND_EDGE, what);
@@ -903,12 +922,20 @@ static void cold_stale(struct gen *g)
 
 static void emit_cold(struct gen *g)
 {
+	static const uint8_t tally[] = {
+		[COLD_FILL] = XTALLY_FILL,    [COLD_PAGE] = XTALLY_PAGE,
+		[COLD_EDGE] = XTALLY_LINK,    [COLD_FAR] = XTALLY_HOT,
+		[COLD_STOP] = XTALLY_LEAVE,   [COLD_LOOKUP] = XTALLY_LOOKUP,
+		[COLD_INTERP] = XTALLY_LEAVE, [COLD_ATTEND] = XTALLY_LEAVE,
+		[COLD_STALE] = XTALLY_LEAVE,
+	};
 	unsigned i;
 
 	for (i = 0; i < g->nr_cold; i++) {
 		const struct cold *k = &g->cold[i];
 
 		emit_patch(g->e, k->from, emit_here(g->e));
+		xtally_begin(g->x, tally[k->kind]);
 		if (k->kind == COLD_FILL || k->kind == COLD_PAGE)
 			cold_fill(g, k);
 		else if (k->kind == COLD_EDGE)
@@ -989,13 +1016,11 @@ static bool emit_insn(struct gen *g, struct insn *n)
 static void emit_stop(struct gen *g)
 {
 	struct emit *e = g->e;
-	struct cold *k;
 
 	emit_gs_load(e, S1, CPU_OFF(insns));
 	emit_lea(e, true, S1, S1, H_NONE, 0, (int32_t)g->nr_insns);
 	emit_gs(e, true, 0x3b, S1, CPU_OFF(insns_stop));
-	k = xgen_cold(g, COLD_STOP);
-	k->from = emit_jcc(e, CC_A, 0);
+	xgen_cold_if(g, COLD_STOP, CC_A);
 }
 
 /* Host flags are free. */
@@ -1008,7 +1033,7 @@ void xgen_poll(struct gen *g)
 	emit_u8(e, 0x83);
 	emit_u8(e, 0x3a);
 	emit_u8(e, 0);
-	xgen_cold(g, COLD_ATTEND)->from = emit_jcc(e, CC_NZ, 0);
+	xgen_cold_if(g, COLD_ATTEND, CC_NZ);
 }
 
 static void emit_entries(struct gen *g)
@@ -1018,6 +1043,7 @@ static void emit_entries(struct gen *g)
 	uint8_t *over;
 
 	b->enter_jump = emit_here(e);
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_gs_load(e, S1, CPU_OFF(s.rip));
 	emit_u8(e, 0x49); /* and r10, -4096 */
 	emit_u8(e, 0x81);
@@ -1027,14 +1053,18 @@ static void emit_entries(struct gen *g)
 	over = emit_jmp(e, 0);
 	if (!b->flags_live && !g->c->icount && !g->c->vm->cfg.exact_flags) {
 		b->enter_poll = emit_here(e);
+		xtally_begin(g->x, XTALLY_HOT);
 		xgen_poll(g);
 		b->enter_host = b->enter_mem = emit_here(e);
+		xtally_begin(g->x, XTALLY_HOT);
 		emit_patch(e, over, b->enter_mem);
 		return;
 	}
 	b->enter_host = emit_here(e);
+	xtally_begin(g->x, XTALLY_HOT);
 	save_flags(e);
 	b->enter_mem = emit_here(e);
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_patch(e, over, b->enter_mem);
 	g->flags = FLAGS_MEM;
 	if (g->c->icount)
@@ -1056,19 +1086,19 @@ static void emit_crossing(struct gen *g)
 	emit_gs(e, true, 0x0b, S1, CPU_OFF(asid));
 	emit_gs_base(e, true, 0x3b, S1, S2,
 		     CPU_OFF(tlb_entries) + (int32_t)offsetof(struct tlb_entry, exec));
-	xgen_cold(g, COLD_INTERP)->from = emit_jcc(e, CC_NZ, 0);
+	xgen_cold_if(g, COLD_INTERP, CC_NZ);
 	emit_gs_base(e, true, 0x8b, S2, S2,
 		     CPU_OFF(tlb_entries) + (int32_t)offsetof(struct tlb_entry, addend));
 	emit_gs(e, true, 0x03, S2, CPU_OFF(block_rip)); /* add */
 	emit_mov_imm(e, S1, g->second.hva - PAGE_SIZE);
 	emit_rr(e, true, 0x39, S1, S2); /* cmp r11, r10 */
-	xgen_cold(g, COLD_STALE)->from = emit_jcc(e, CC_NZ, 0);
+	xgen_cold_if(g, COLD_STALE, CC_NZ);
 	emit_mov_imm(e, S1, (uint64_t)(uintptr_t)g->second.now);
 	emit_u8(e, 0x41); /* cmp dword [r10], imm */
 	emit_u8(e, 0x81);
 	emit_u8(e, 0x3a);
 	emit_u32(e, g->second.version);
-	xgen_cold(g, COLD_STALE)->from = emit_jcc(e, CC_NZ, 0);
+	xgen_cold_if(g, COLD_STALE, CC_NZ);
 }
 
 /* What find_head() chose. */
@@ -1084,6 +1114,7 @@ static void emit_head(struct gen *g)
 
 			if (!a->at_head)
 				continue;
+			xtally_begin(g->x, XTALLY_HOT);
 			emit_lea(g->e, true, S2, xhome(a->base), H_NONE, 0, a->from_head);
 			xgen_page_check(g, n, a, a->page, a->bytes, a->write, S2, S2, retry);
 			g->cold[g->nr_cold - 1].head = true;
@@ -1105,6 +1136,7 @@ static void add_mark(struct gen *g, unsigned off)
 static void emit_interp(struct gen *g, unsigned off)
 {
 	xgen_spill_flags(g, FLAGS_ALL);
+	xtally_begin(g->x, XTALLY_LEAVE);
 	emit_exit(g, XEXIT_INTERP, xwhat(off, g->index));
 }
 
@@ -1137,7 +1169,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 		struct insn *n = &g->insn[i];
 		uint8_t *begin = g->e->p;
 		enum flags_at flags = g->flags;
-		unsigned nr_cold = g->nr_cold;
+		unsigned nr_cold = g->nr_cold, segments = xtally_mark(g->x);
 
 		g->index = i;
 		add_mark(g, n->off);
@@ -1145,6 +1177,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 			g->e->p = begin;
 			g->flags = flags == FLAGS_DEAD ? FLAGS_MEM : flags;
 			g->nr_cold = nr_cold;
+			xtally_rewind(g->x, segments);
 			emit_interp(g, n->off);
 			open = false;
 			break;
@@ -1160,6 +1193,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 		emit_interp(g, end);
 	}
 	emit_cold(g);
+	xtally_end(g->x);
 
 	while ((uintptr_t)g->e->p & 7)
 		emit_u8(g->e, 0xcc);

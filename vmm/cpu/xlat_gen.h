@@ -189,6 +189,7 @@ struct place xgen_stack(struct gen *g, struct insn *n);
 void xgen_move_stack(struct gen *g, int32_t by);
 void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct place *p);
 struct cold *xgen_cold(struct gen *g, enum cold_kind kind);
+struct cold *xgen_cold_if(struct gen *g, enum cold_kind kind, unsigned cc); /* entered if @cc */
 bool xgen_address(struct gen *g, const struct insn *n, unsigned dst, unsigned other);
 void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int16_t page,
 		     unsigned bytes, bool write, unsigned addr, unsigned scratch, uint8_t *retry);

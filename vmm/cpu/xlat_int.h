@@ -118,6 +118,7 @@ struct xlat {
 	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */
 	struct decoder decoder;
 	struct gen *gen;
+	struct xtally *tally; /* NULL: code does not count itself */
 };
 
 /* Which vector instructions can be executed without a look at control registers. */

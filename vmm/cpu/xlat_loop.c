@@ -16,6 +16,7 @@
  * A loop is one only if flags are dead at its begin.
  */
 #include "cpu/xlat_gen.h"
+#include "cpu/xlat_tally.h"
 
 #define TURNS_MAX 1023 /* attention waits no longer */
 
@@ -202,6 +203,7 @@ static void emit_look_up(struct gen *g, const struct hoisted *h)
 	struct emit *e = g->e;
 	uint8_t *retry = e->p;
 
+	xtally_begin(g->x, XTALLY_HOT);
 	if (h->a->simple) {
 		emit_lea(e, true, S2, xhome(h->a->base), H_NONE, 0, h->a->from_head);
 	} else {
@@ -245,6 +247,7 @@ void xloop_head(struct gen *g)
 	if (i < g->nr_insns)
 		xgen_vec_gate(g);
 	g->loop.body = emit_here(e);
+	xtally_begin(g->x, XTALLY_HOT);
 }
 
 /* --- the way back ------------------------------------------------------------------------ */
@@ -268,6 +271,7 @@ void xloop_back(struct gen *g)
 	}
 	emit_gs(e, true, 0x3b, S1, CPU_OFF(x.loop_span)); /* cmp */
 	emit_jcc(e, CC_BE, l->body);
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_jmp(e, g->b->enter_poll);
 }
 

@@ -9,7 +9,7 @@ static void emit_unless(struct gen *g, int32_t off)
 {
 	emit_gs(g->e, false, 0x83, 7, off); /* cmp dword, 0 */
 	emit_u8(g->e, 0);
-	xgen_cold(g, COLD_INTERP)->from = emit_jcc(g->e, CC_NZ, 0);
+	xgen_cold_if(g, COLD_INTERP, CC_NZ);
 }
 
 /* What cpu_rflags() does, without RF and VM. */
@@ -119,7 +119,7 @@ static void emit_needs_cr4(struct gen *g, uint32_t bit)
 {
 	emit_gs(g->e, false, 0xf7, 0, CPU_OFF(s.cr4)); /* test */
 	emit_u32(g->e, bit);
-	xgen_cold(g, COLD_INTERP)->from = emit_jcc(g->e, CC_Z, 0);
+	xgen_cold_if(g, COLD_INTERP, CC_Z);
 }
 
 /* RDFSBASE and its like, 64 bits wide. */
@@ -148,7 +148,7 @@ bool xsys_segment_base(struct gen *g, struct insn *n)
 	emit_u8(e, 0xff); /* inc r11 */
 	emit_u8(e, 0xc0 | (S2 & 7));
 	emit_alu_imm(e, true, ALU_CMP, S2, 1);
-	xgen_cold(g, COLD_INTERP)->from = emit_jcc(e, CC_A, 0);
+	xgen_cold_if(g, COLD_INTERP, CC_A);
 	emit_gs_store(e, from, base);
 	return true;
 }

@@ -41,6 +41,7 @@ struct machine_node {
 	uint64_t free_bytes;
 	struct machine_pages huge[MACHINE_PAGE_SIZES]; /* unused ones have bytes 0 */
 	bool usable;                                   /* this process may allocate there */
+	unsigned weight; /* of weighted interleaving, 1..255; 0: nobody has said */
 };
 
 enum machine_io_kind { MACHINE_IO_NETWORK, MACHINE_IO_DISK };

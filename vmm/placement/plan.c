@@ -35,9 +35,10 @@ static int check_counts(struct planner *p)
 		complaint = "1 to 1024 vCPUs can be placed";
 	else if (r->nodes > PLAN_NODES_MAX)
 		complaint = "up to 64 guest nodes can be placed";
-	else if (r->nodes > r->vcpus)
+	else if (r->nodes > r->vcpus && !r->node)
 		complaint = "each guest node needs a vCPU: ask for fewer nodes";
-	else if (r->memory_bytes % MIB(1) || r->memory_bytes / MIB(1) < MAX(r->nodes, 1))
+	else if (r->memory_bytes % MIB(1) ||
+		 r->memory_bytes / MIB(1) < (r->node ? 1 : MAX(r->nodes, 1)))
 		complaint = "each guest node needs memory, in whole MiB";
 	if (!complaint)
 		return 0;
@@ -47,15 +48,33 @@ static int check_counts(struct planner *p)
 
 static int check_pages(struct planner *p, uint64_t page_bytes, uint64_t bytes)
 {
-	if (!page_bytes)
+	if (!mem_pages_reserved(page_bytes))
 		return 0;
-	if (page_bytes & (page_bytes - 1) || page_bytes < KIB(4))
+	if (page_bytes & (page_bytes - 1))
 		return plan_refuse(p, -EINVAL, "pages of %llu bytes: a power of two is needed",
 				   (unsigned long long)page_bytes);
 	if (bytes % page_bytes)
 		return plan_refuse(p, -EINVAL,
 				   "%llu MiB in pages of %llu MiB: whole pages are needed",
 				   mib(bytes), mib(page_bytes));
+	return 0;
+}
+
+static int check_over(struct planner *p, unsigned g, const struct plan_node_request *n)
+{
+	unsigned nr = pu_set_count(&n->over);
+
+	if (nr > 1 && !mem_policy_spreads(p->r->memory_policy))
+		return plan_refuse(p, -EINVAL,
+				   "guest node %u: on %u host nodes at once is for --memory-policy "
+				   "interleave and weighted",
+				   g, nr);
+	pu_set_for_each(os_index, &n->over) if (
+		machine_find_node(p->m, os_index) ==
+		MACHINE_NONE) return plan_refuse(p, -EINVAL,
+						 "guest node %u: this machine has no node %u: see `alcazar "
+						 "topology`",
+						 g, os_index);
 	return 0;
 }
 
@@ -68,11 +87,11 @@ static int check_given_nodes(struct planner *p)
 	for (unsigned g = 0; g < r->nodes && !err; g++) {
 		const struct plan_node_request *n = &r->node[g];
 
-		if (!n->vcpus || !n->memory_bytes || n->memory_bytes % MIB(1))
+		if ((!n->vcpus && !n->memory_bytes) || n->memory_bytes % MIB(1))
 			return plan_refuse(
 				p, -EINVAL,
-				"guest node %u: %u vCPUs and %llu bytes: it needs a vCPU, "
-				"and memory in whole MiB",
+				"guest node %u: %u vCPUs and %llu bytes: it needs a vCPU "
+				"or memory, the latter in whole MiB",
 				g, n->vcpus, (unsigned long long)n->memory_bytes);
 		if (n->host_node >= 0 &&
 		    machine_find_node(p->m, (unsigned)n->host_node) == MACHINE_NONE)
@@ -80,7 +99,11 @@ static int check_given_nodes(struct planner *p)
 					   "guest node %u: this machine has no node %d: see "
 					   "`alcazar topology`",
 					   g, n->host_node);
-		err = check_pages(p, n->page_bytes, n->memory_bytes);
+		if (!err)
+			err = check_over(p, g, n);
+		if (!err)
+			err = check_pages(p, n->page_bytes ? n->page_bytes : r->page_bytes,
+					  n->memory_bytes);
 		vcpus += n->vcpus;
 		bytes += n->memory_bytes;
 	}
@@ -98,7 +121,7 @@ static int check_request(struct planner *p)
 	int err = check_counts(p);
 
 	if (!err)
-		err = check_pages(p, p->r->page_bytes, p->r->memory_bytes);
+		err = p->r->node ? 0 : check_pages(p, p->r->page_bytes, p->r->memory_bytes);
 	if (!err && p->r->node)
 		err = check_given_nodes(p);
 	for (unsigned i = 0; i < p->r->nr_pins && !err; i++)
@@ -173,7 +196,7 @@ static int complain_of_home(struct planner *p, const struct plan_candidate *c, u
 		"guest node %u: %llu MiB needed on host node %u, have %llu MiB%s: ask for "
 		"less, or for another node",
 		g, mib(c->guest[g].bytes), node->os_index, mib(p->room[c->guest[g].kind][home]),
-		c->guest[g].page_bytes ? " in free huge pages" : " free");
+		mem_pages_reserved(c->guest[g].page_bytes) ? " in free huge pages" : " free");
 }
 
 static int complain_of_huge_pages(struct planner *p, const struct plan_guest *g, unsigned most)
@@ -201,7 +224,7 @@ static int complain_of_memory(struct planner *p, const struct plan_candidate *c)
 		if (c->guest[i].must_home != MACHINE_NONE)
 			return complain_of_home(p, c,
 						c->guest[g].must_home != MACHINE_NONE ? g : i);
-	if (c->guest[g].page_bytes)
+	if (mem_pages_reserved(c->guest[g].page_bytes))
 		return complain_of_huge_pages(p, &c->guest[g], s.most);
 	if (!s.fits)
 		return plan_refuse(
@@ -215,6 +238,15 @@ static int complain_of_memory(struct planner *p, const struct plan_candidate *c)
 			   "memory: %llu MiB needed by each of %u guest nodes, have room for %u of "
 			   "them: ask for less",
 			   mib(c->guest[g].bytes), c->nr, s.fits);
+}
+
+/* The last candidate has left its line; without one the machine as a whole is too small. */
+static int complain_of_spread(struct planner *p)
+{
+	if (p->why_bytes && p->why[0])
+		return -ENOSPC;
+	return plan_refuse(p, -ENOSPC, "memory: %llu MiB needed, and no host node may be used",
+			   mib(p->r->memory_bytes));
 }
 
 /* --- the result --------------------------------------------------------------------------- */
@@ -275,7 +307,7 @@ static unsigned collect_pus(const struct planner *p, const struct plan_candidate
 static void hand_out(const struct planner *p, const struct plan_candidate *c, struct handout *h,
 		     struct plan *out)
 {
-	unsigned mine[PLAN_VCPUS_MAX], v = 0;
+	unsigned mine[PLAN_VCPUS_MAX] = { 0 }, v = 0;
 
 	for (unsigned g = 0; g < c->nr; g++) {
 		unsigned next = 0;
@@ -356,6 +388,7 @@ static int finish(struct planner *p, struct plan_candidate *c, struct plan *out)
 	out->nr_vcpus = p->r->vcpus;
 	out->nr_memory = c->nr;
 	out->policy = p->r->policy;
+	out->memory_policy = p->r->memory_policy;
 	for (unsigned g = 0; g < c->nr; g++)
 		out->memory[g] = (struct plan_memory){
 			.guest_node = g,
@@ -364,6 +397,8 @@ static int finish(struct planner *p, struct plan_candidate *c, struct plan *out)
 			.page_bytes = c->guest[g].page_bytes,
 		};
 	err = place_vcpus(p, c, out);
+	if (!err)
+		err = plan_share_memory(p, c, out);
 	if (err)
 		return err;
 	mark_shared(p, out);
@@ -457,12 +492,12 @@ static int consider(struct choice *ch, const char *what, int cut, struct plan_ca
 
 	if (!err)
 		err = plan_solve(ch->p, c, &score);
+	if (!err)
+		err = finish(ch->p, c, ch->trial);
 	if (err == -ENOSPC) {
 		note(ch->out, what, NULL);
 		return 0;
 	}
-	if (!err)
-		err = finish(ch->p, c, ch->trial);
 	if (err)
 		return err;
 	note(ch->out, what, ch->trial);
@@ -522,7 +557,7 @@ static int choose(struct choice *ch)
 			plan_cut_even(p, 1, c);
 	}
 	if (!err && !ch->any)
-		err = complain_of_memory(p, c);
+		err = p->roomy ? complain_of_spread(p) : complain_of_memory(p, c);
 	free(c);
 	return err;
 }
@@ -541,27 +576,19 @@ static int check_sharing(struct planner *p, const struct plan *out)
 				owner = p->r->claim[c].owner;
 		return plan_refuse(
 			p, -EBUSY,
-			"exclusive: %u vCPUs need as many PUs, have %u free; vCPU %u would "
+			"exclusive: %u vCPU%s need%s as many PUs, have %u free; vCPU %u would "
 			"share PU %u with %s",
-			out->nr_vcpus, p->free_pus, i, out->vcpu[i].pu, owner);
+			out->nr_vcpus, out->nr_vcpus == 1 ? "" : "s", out->nr_vcpus == 1 ? "s" : "",
+			p->free_pus, i, out->vcpu[i].pu, owner);
 	}
 	return 0;
 }
 
-int plan_make(const struct machine_model *m, const struct plan_request *r, struct plan *out,
-	      char *why, size_t why_bytes)
+static int make(struct planner *p, struct plan *out)
 {
-	struct planner *p = calloc(1, sizeof(*p));
 	struct choice ch = { .p = p, .out = out, .trial = calloc(1, sizeof(*out)) };
-	int err = p && ch.trial ? 0 : -ENOMEM;
+	int err = ch.trial ? check_request(p) : -ENOMEM;
 
-	if (why_bytes)
-		why[0] = '\0';
-	if (!err) {
-		*p = (struct planner){ .m = m, .r = r, .why = why, .why_bytes = why_bytes };
-		p->sibling_cost = r->policy == PLAN_COMPACT ? 1 : r->vcpus * COST_UNIT;
-		err = check_request(p);
-	}
 	if (!err)
 		err = plan_survey(p);
 	if (!err)
@@ -572,11 +599,37 @@ int plan_make(const struct machine_model *m, const struct plan_request *r, struc
 	}
 	if (!err)
 		err = check_sharing(p, out);
+	if (!err && p->r->io_threads)
+		plan_io(p, out);
+	plan_survey_free(p);
+	free(ch.trial);
+	return err;
+}
+
+/* Memory that prefers its home goes elsewhere only if there is no plan that holds it. */
+int plan_make(const struct machine_model *m, const struct plan_request *r, struct plan *out,
+	      char *why, size_t why_bytes)
+{
+	bool roomy = mem_policy_spreads(r->memory_policy);
+	struct planner *p = calloc(1, sizeof(*p));
+	int err = -ENOMEM;
+
+	for (bool again = true; p && again; roomy = true) {
+		if (why_bytes)
+			why[0] = '\0';
+		*p = (struct planner){
+			.m = m,
+			.r = r,
+			.why = why,
+			.why_bytes = why_bytes,
+			.sibling_cost = r->policy == PLAN_COMPACT ? 1 : r->vcpus * COST_UNIT,
+			.roomy = roomy,
+		};
+		err = make(p, out);
+		again = err == -ENOSPC && !roomy && r->memory_policy == MEM_PREFERRED;
+	}
 	if (err == -ENOMEM)
 		snprintf(why, why_bytes, "no memory to make a plan");
-	if (p)
-		plan_survey_free(p);
-	free(ch.trial);
 	free(p);
 	return err;
 }

@@ -8,10 +8,12 @@
 #ifndef VMM_PLACEMENT_PLAN_H
 #define VMM_PLACEMENT_PLAN_H
 
+#include "core/mem_policy.h"
 #include "placement/machine.h"
 
 #define PLAN_VCPUS_MAX        1024
-#define PLAN_NODES_MAX        64 /* guest nodes */
+#define PLAN_NODES_MAX        64   /* guest nodes */
+#define PLAN_SHARES_MAX       1024 /* of memory, all guest nodes together */
 #define PLAN_ALTERNATIVES_MAX 8
 
 enum plan_policy {
@@ -23,10 +25,12 @@ enum plan_policy {
 
 /* One node of the guest, where the user says how it is cut. */
 struct plan_node_request {
-	unsigned vcpus;
-	uint64_t memory_bytes; /* multiple of 1 MiB */
+	unsigned vcpus;        /* 0: memory only */
+	uint64_t memory_bytes; /* multiple of 1 MiB; 0: CPUs only */
 	int host_node;         /* OS index of its home, or -1: any */
-	uint64_t page_bytes;   /* 0: the host's base pages */
+	uint64_t page_bytes;   /* MEM_PAGES_ANY: as the request says */
+	/* MEM_INTERLEAVE, MEM_WEIGHTED: over these, by OS index; empty: where its vCPUs run */
+	struct pu_set over;
 };
 
 /* vCPUs @first to @last run on some of @pus, by OS index. */
@@ -38,6 +42,7 @@ struct plan_pin {
 struct plan_claim_memory {
 	unsigned host_node; /* OS index */
 	uint64_t bytes;
+	uint64_t page_bytes; /* 0: base pages */
 };
 
 /* What a machine that is there already has. */
@@ -55,12 +60,14 @@ struct plan_request {
 	uint64_t memory_bytes; /* multiple of 1 MiB */
 	enum plan_policy policy;
 	const struct plan_node_request *node; /* @nodes of them; NULL: cut evenly, in order */
-	uint64_t page_bytes;                  /* of nodes that do not say; 0: base pages */
+	uint64_t page_bytes;                  /* of nodes that do not say; or MEM_PAGES_* */
+	enum mem_policy memory_policy;
 	const struct plan_pin *pin;
 	unsigned nr_pins;
 	const struct plan_claim *claim;
 	unsigned nr_claims;
-	bool exclusive; /* refuse rather than share a PU */
+	bool exclusive;  /* refuse rather than share a PU */
+	bool io_threads; /* place a thread for I/O beside each home, too */
 };
 
 struct plan_vcpu {
@@ -74,9 +81,17 @@ struct plan_vcpu {
 
 struct plan_memory {
 	unsigned guest_node;
-	int host_node;
+	int host_node; /* its home */
 	uint64_t bytes;
-	uint64_t page_bytes; /* 0: base pages */
+	uint64_t page_bytes;             /* or MEM_PAGES_* */
+	unsigned first_share, nr_shares; /* in plan.share[]; none: it is all at home */
+};
+
+/* The I/O thread of a host node that is somebody's home. Its PU is not claimed: they share. */
+struct plan_io {
+	int host_node; /* whose, or -1: the host has no nodes */
+	unsigned pu;   /* OS index */
+	bool shared;   /* with a vCPU, of this plan or of a claim */
 };
 
 /*
@@ -105,10 +120,14 @@ struct plan_alternative {
 };
 
 struct plan {
-	unsigned nr_vcpus, nr_memory;
+	unsigned nr_vcpus, nr_memory, nr_shares;
 	enum plan_policy policy;
+	enum mem_policy memory_policy;
 	struct plan_vcpu vcpu[PLAN_VCPUS_MAX]; /* ascending by guest node */
 	struct plan_memory memory[PLAN_NODES_MAX];
+	struct mem_share share[PLAN_SHARES_MAX]; /* what each host node carries */
+	unsigned nr_io;
+	struct plan_io io[PLAN_NODES_MAX];
 	struct pu_set claim; /* PUs to claim: those used, and siblings to be left idle */
 	struct plan_cost cost;
 	unsigned nr_alternatives;

@@ -110,18 +110,34 @@ double plan_minor(const struct planner *p, const struct plan_candidate *c)
 
 /* --- the whole price, of a finished plan ------------------------------------------------ */
 
+static double distance_to_memory(const struct planner *p, const struct plan *out,
+				 const struct plan_memory *mem, unsigned place)
+{
+	unsigned home = mem->host_node < 0 ? MACHINE_NONE
+					   : machine_find_node(p->m, (unsigned)mem->host_node);
+	double sum = 0;
+
+	if (mem->nr_shares < 2)
+		return (double)plan_distance(p, place, home);
+	for (unsigned i = 0; i < mem->nr_shares; i++) {
+		const struct mem_share *s = &out->share[mem->first_share + i];
+		unsigned node = machine_find_node(p->m, (unsigned)s->node);
+
+		sum += (double)plan_distance(p, place, node) * (double)s->bytes;
+	}
+	return sum / (double)mem->bytes;
+}
+
 static double access_cost(const struct planner *p, const struct plan *out)
 {
 	double sum = 0;
 
 	for (unsigned v = 0; v < out->nr_vcpus; v++) {
 		const struct plan_vcpu *vcpu = &out->vcpu[v];
-		int host = out->memory[vcpu->guest_node].host_node;
-		unsigned pu = machine_find_pu(p->m, vcpu->pu), place = p->m->pu[pu].node, home;
+		unsigned pu = machine_find_pu(p->m, vcpu->pu), place = p->m->pu[pu].node;
 
-		home = host < 0 ? MACHINE_NONE : machine_find_node(p->m, (unsigned)host);
-		sum += (double)plan_distance(p, place == MACHINE_NONE ? p->m->nr_nodes : place,
-					     home);
+		sum += distance_to_memory(p, out, &out->memory[vcpu->guest_node],
+					  place == MACHINE_NONE ? p->m->nr_nodes : place);
 	}
 	return sum / (double)COST_UNIT / out->nr_vcpus;
 }

@@ -7,7 +7,9 @@
  *   plan_cut.c     candidates: which host nodes, and how the guest is cut along them
  *   plan_solve.c   homes for given guest nodes, and the exact spread of vCPUs for given homes
  *   plan_deal.c    which PUs of one place, in which order
+ *   plan_memory.c  what each host node carries of a guest node's memory
  *   plan_cost.c    the cost model
+ *   plan_io.c      where I/O threads run
  *   plan_shape.c   what the guest sees of it
  *
  * A place is where vCPUs run: a host node's PUs, or (the last place) the PUs that
@@ -99,6 +101,8 @@ struct planner {
 	int64_t *distance;   /* [place][node], COST_UNIT to a SLIT unit, 10 of these local */
 	int64_t sibling_cost;
 	uint64_t *room[PAGE_KINDS]; /* [kind][node] bytes to be had */
+	uint64_t *have[PAGE_KINDS]; /* the same, where room was widened, for homes need not hold */
+	bool roomy;                 /* widen it: memory may lie elsewhere than at home */
 	uint64_t page_bytes[PAGE_KINDS];
 	unsigned free_pus, level; /* PUs without load; the load that all PUs may reach */
 
@@ -151,9 +155,15 @@ int plan_solve(struct planner *p, struct plan_candidate *c, struct plan_score *s
 int64_t plan_flow(struct planner *p, const struct plan_candidate *c);
 bool plan_homes_fit(const struct planner *p, const struct plan_candidate *c);
 
+/* plan_memory.c: fills out->share[]; -ENOSPC: there is no such candidate */
+int plan_share_memory(struct planner *p, const struct plan_candidate *c, struct plan *out);
+
 /* plan_cost.c */
 double plan_minor(const struct planner *p, const struct plan_candidate *c);
 void plan_price(const struct planner *p, const struct plan_candidate *c, struct plan *out);
+
+/* plan_io.c: of a plan whose vCPUs and homes are settled. */
+void plan_io(const struct planner *p, struct plan *out);
 
 /* plan_shape.c */
 void plan_shape(const struct machine_model *m, struct plan *out);

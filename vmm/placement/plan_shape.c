@@ -17,12 +17,14 @@ static unsigned package_of_home(const struct machine_model *m, const struct plan
 	return node == MACHINE_NONE ? MACHINE_NONE : m->node[node].package;
 }
 
-static bool shares_package(const struct machine_model *m, const struct plan *out, unsigned g)
+/* @last: the guest node before @g that has vCPUs. */
+static bool shares_package(const struct machine_model *m, const struct plan *out, unsigned g,
+			   unsigned last)
 {
 	unsigned package = package_of_home(m, &out->memory[g]);
 
-	return package != MACHINE_NONE && package == package_of_home(m, &out->memory[g - 1]) &&
-	       out->memory[g].host_node != out->memory[g - 1].host_node;
+	return package != MACHINE_NONE && package == package_of_home(m, &out->memory[last]) &&
+	       out->memory[g].host_node != out->memory[last].host_node;
 }
 
 static bool same_die(const struct machine_pu *a, const struct machine_pu *b)
@@ -58,7 +60,7 @@ void plan_shape(const struct machine_model *m, struct plan *out)
 		v->package = v->die = v->core = v->thread = 0;
 		if (last && last->guest_node == v->guest_node) {
 			follow(v, last, pu, last_pu);
-		} else if (last && shares_package(m, out, v->guest_node)) {
+		} else if (last && shares_package(m, out, v->guest_node, last->guest_node)) {
 			v->package = last->package;
 			v->die = (uint16_t)(last->die + 1);
 		} else if (last) {

@@ -227,15 +227,18 @@ static int make_segs(struct planner *p)
 
 /* --- memory and distances ------------------------------------------------------------- */
 
-static uint64_t claimed_bytes(const struct planner *p, unsigned os_index)
+/* What is free, less what claims have of it, in pages of one size. */
+static uint64_t room_left(const struct planner *p, unsigned os_index, uint64_t page_bytes,
+			  uint64_t free_bytes)
 {
-	uint64_t sum = 0;
-
 	for (unsigned c = 0; c < p->r->nr_claims; c++)
-		for (unsigned i = 0; i < p->r->claim[c].nr_memory; i++)
-			if (p->r->claim[c].memory[i].host_node == os_index)
-				sum += p->r->claim[c].memory[i].bytes;
-	return sum;
+		for (unsigned i = 0; i < p->r->claim[c].nr_memory; i++) {
+			const struct plan_claim_memory *m = &p->r->claim[c].memory[i];
+
+			if (m->host_node == os_index && m->page_bytes == page_bytes)
+				free_bytes -= MIN(free_bytes, m->bytes);
+		}
+	return free_bytes;
 }
 
 /* Page sizes are told apart by what the first node that has any says. */
@@ -254,7 +257,9 @@ static void find_page_kinds(struct planner *p)
 
 unsigned plan_page_kind(const struct planner *p, uint64_t page_bytes)
 {
-	for (unsigned k = 0; k < PAGE_KINDS; k++)
+	if (!mem_pages_reserved(page_bytes))
+		return 0;
+	for (unsigned k = 1; k < PAGE_KINDS; k++)
 		if (p->page_bytes[k] == page_bytes)
 			return k;
 	return PAGE_KINDS;
@@ -265,15 +270,24 @@ static void survey_memory(struct planner *p)
 	find_page_kinds(p);
 	for (unsigned n = 0; n < p->m->nr_nodes; n++) {
 		const struct machine_node *node = &p->m->node[n];
-		uint64_t claimed = claimed_bytes(p, node->os_index);
 
 		if (!node->usable)
 			continue;
-		p->room[0][n] = node->free_bytes > claimed ? node->free_bytes - claimed : 0;
-		for (unsigned i = 0; i < MACHINE_PAGE_SIZES; i++)
-			if (node->huge[i].bytes)
-				p->room[plan_page_kind(p, node->huge[i].bytes)][n] =
-					node->huge[i].bytes * node->huge[i].free;
+		p->room[0][n] = room_left(p, node->os_index, 0, node->free_bytes);
+		for (unsigned i = 0; i < MACHINE_PAGE_SIZES; i++) {
+			uint64_t bytes = node->huge[i].bytes;
+
+			if (bytes)
+				p->room[plan_page_kind(p, bytes)][n] =
+					room_left(p, node->os_index, bytes,
+						  bytes * node->huge[i].free);
+		}
+	}
+	for (unsigned k = 0; k < PAGE_KINDS; k++) {
+		memcpy(p->have[k], p->room[k], p->m->nr_nodes * sizeof(*p->have[k]));
+		for (unsigned n = 0; n < p->m->nr_nodes; n++)
+			if (p->roomy && p->m->node[n].usable)
+				p->room[k][n] = MAX(p->room[k][n], p->r->memory_bytes);
 	}
 }
 
@@ -326,7 +340,8 @@ static int allocate(struct planner *p)
 	     p->deal_load && p->deal_core;
 	for (unsigned k = 0; k < PAGE_KINDS; k++) {
 		p->room[k] = calloc(nodes + 1, sizeof(*p->room[k]));
-		ok = ok && p->room[k];
+		p->have[k] = calloc(nodes + 1, sizeof(*p->have[k]));
+		ok = ok && p->room[k] && p->have[k];
 	}
 	return ok ? 0 : -ENOMEM;
 }
@@ -347,8 +362,10 @@ void plan_survey_free(struct planner *p)
 	free(p->from_guest);
 	free(p->deal_load);
 	free(p->deal_core);
-	for (unsigned k = 0; k < PAGE_KINDS; k++)
+	for (unsigned k = 0; k < PAGE_KINDS; k++) {
 		free(p->room[k]);
+		free(p->have[k]);
+	}
 }
 
 static int check_room_for_vcpus(struct planner *p)

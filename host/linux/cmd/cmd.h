@@ -11,6 +11,7 @@
 
 enum exit_status {
 	STATUS_OK = 0,       /* the guest powered off */
+	STATUS_DRIFT = 1,    /* audit: something is not where it was planned */
 	STATUS_USER = 2,     /* the user's error */
 	STATUS_INTERNAL = 4, /* ours */
 	STATUS_RESET = 6,    /* reset or triple fault, and --no-reboot */
@@ -20,8 +21,19 @@ enum exit_status {
 };
 
 int cmd_run(int argc, char **argv);
+int cmd_ps(int argc, char **argv);
 int cmd_topology(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_stop(int argc, char **argv);
+int cmd_pause(int argc, char **argv);
+int cmd_resume(int argc, char **argv);
+int cmd_move(int argc, char **argv);
+int cmd_rebalance(int argc, char **argv);
+int cmd_audit(int argc, char **argv);
+int cmd_stats(int argc, char **argv);
+
+/* Begins what is said of errors, and usage; tools that are made of these files have their own. */
+extern const char *program_name;
 
 /* One line on standard error; returns STATUS_USER. */
 int user_error(const char *fmt, ...) __printf(1, 2);

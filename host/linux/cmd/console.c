@@ -83,6 +83,14 @@ static int open_file(struct console *c, const char *path, const char *label)
 	return 0;
 }
 
+/* See main(). */
+static bool is_closed(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	return flags < 0 || flags & O_PATH;
+}
+
 static int open_spec(struct console *c, const char *spec, const char *label)
 {
 	if (!strcmp(spec, "none"))
@@ -91,7 +99,7 @@ static int open_spec(struct console *c, const char *spec, const char *label)
 		return open_file(c, spec + 5, label);
 	if (strcmp(spec, "stdio") != 0)
 		return user_error("%s: say stdio, file:PATH or none", label);
-	if (fcntl(STDOUT_FILENO, F_GETFD) < 0)
+	if (is_closed(STDOUT_FILENO))
 		return user_error("%s: standard output is closed: say file:PATH or none", label);
 	c->out = STDOUT_FILENO;
 	c->in = STDIN_FILENO;

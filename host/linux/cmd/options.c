@@ -20,13 +20,15 @@ int options_add(struct option_set *s, unsigned index, const char *label, const c
 		bool is_flag)
 {
 	struct option_text *t = &s->given[index];
-	bool append = t->text && s->table[index].kind == OPT_LIST && t->is_flag == is_flag;
+	bool record = s->table[index].kind == OPT_RECORD;
+	bool append =
+		t->text && (record || s->table[index].kind == OPT_LIST) && t->is_flag == is_flag;
 	char *joined = NULL, *new_label;
 
 	if (t->text && t->is_flag && !is_flag)
 		return 0; /* the flag has the last word */
 	if (append) {
-		if (asprintf(&joined, "%s,%s", t->text, text) < 0)
+		if (asprintf(&joined, "%s%c%s", t->text, record ? ';' : ',', text) < 0)
 			joined = NULL;
 	} else {
 		joined = strdup(text);
@@ -71,7 +73,8 @@ static int find_flag(const struct option_set *s, const char *name, bool *negated
 
 static int unknown_flag(const struct option_set *s, const char *arg)
 {
-	return user_error("%s: no such option: `alcazar %s --help` lists them", arg, s->command);
+	return user_error("%s: no such option: `%s %s --help` lists them", arg, program_name,
+			  s->command);
 }
 
 /* One flag at argv[*at], which moves past its value. */
@@ -231,6 +234,7 @@ int options_apply(struct option_set *s, void *out)
 			break;
 		case OPT_TEXT:
 		case OPT_LIST:
+		case OPT_RECORD:
 			*(const char **)value = t->text;
 			break;
 		case OPT_NUMBER:
@@ -265,7 +269,8 @@ const char *options_label(const struct option_set *s, const char *name, char *bu
 
 void options_help(const struct option_set *s)
 {
-	printf("usage: alcazar %s [OPTION]...\n\n%s\n\noptions:\n", s->command, s->summary);
+	printf("usage: %s %s [OPTION]...\n\n%s\n\noptions:\n", program_name, s->command,
+	       s->summary);
 	for (unsigned i = 0; i < s->nr; i++) {
 		const struct option *o = &s->table[i];
 		bool negative = !strncmp(o->help, "no: ", 4);

@@ -15,6 +15,7 @@ enum option_kind {
 	OPT_SWITCH, /* bool */
 	OPT_TEXT,   /* const char * */
 	OPT_LIST,   /* const char *: items joined by commas; repeats append */
+	OPT_RECORD, /* const char *: "word=value,..."; repeats are joined by semicolons */
 	OPT_NUMBER, /* unsigned, min..max */
 	OPT_SIZE,   /* uint64_t bytes, min..max */
 	OPT_CHOICE  /* unsigned: index into choices */
@@ -26,7 +27,8 @@ struct option {
 	enum option_kind kind;
 	size_t offset; /* of the value in the command's struct */
 	uint64_t min, max;
-	const char *const *choices; /* NULL-terminated */
+	const char *const *choices; /* NULL-terminated; of a record: its words */
+	const char *plural;         /* of a record: another name for the key of a list of them */
 	bool flag_only;             /* no key in the configuration file */
 	const char *help;           /* names the flag as --no-x if it starts with "no: " */
 };

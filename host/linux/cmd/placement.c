@@ -7,11 +7,46 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define DISTANCE_MIN 11 /* between nodes; ACPI 6.5, 5.2.17 */
 #define DISTANCE_MAX 254
 #define LABEL_BYTES  512
+
+static unsigned common_divisor(unsigned a, unsigned b)
+{
+	while (b) {
+		unsigned rest = a % b;
+
+		a = b;
+		b = rest;
+	}
+	return a;
+}
+
+/*
+ * Weights of interleaving are the kernel's, where it has them; else they follow the
+ * bandwidths, as measured, in quarters of the least.
+ */
+static void weigh_nodes(struct machine_model *m)
+{
+	unsigned least = UINT32_MAX, divisor = 0;
+
+	for (unsigned i = 0; i < m->nr_nodes; i++) {
+		if (m->node[i].weight || !m->bandwidth_mibs)
+			return;
+		least = MIN(least, MAX(m->bandwidth_mibs[i * (m->nr_nodes + 1)], 1));
+	}
+	for (unsigned i = 0; i < m->nr_nodes; i++) {
+		uint64_t mibs = m->bandwidth_mibs[i * (m->nr_nodes + 1)];
+
+		m->node[i].weight = (unsigned)MIN(MAX((4 * mibs + least / 2) / least, 1), 255);
+		divisor = common_divisor(m->node[i].weight, divisor);
+	}
+	for (unsigned i = 0; i < m->nr_nodes; i++)
+		m->node[i].weight /= divisor;
+}
 
 int placement_machine(const struct run_options *o, const struct host *host,
 		      struct machine_model *out)
@@ -32,6 +67,7 @@ int placement_machine(const struct run_options *o, const struct host *host,
 	if (err)
 		return internal_error("cannot discover the host's topology: %s", strerror(-err));
 	measure_load(out);
+	weigh_nodes(out);
 	return 0;
 }
 
@@ -159,15 +195,16 @@ static int add_pin(struct placement *p, const struct machine_model *m, char *ite
 	return add_target(m, pin, colon + 1, false);
 }
 
-/* Calls fn for each item between commas, until one returns a status. */
-static int for_each_item(const char *list, struct placement *p, const struct machine_model *m,
+/* Calls fn for each item between separators, until one returns a status. */
+static int for_each_item(const char *list, const char *separator, struct placement *p,
+			 const struct machine_model *m,
 			 int (*fn)(struct placement *p, const struct machine_model *m, char *item))
 {
 	char *copy = strdup(list), *save = NULL;
 	int status = copy ? 0 : internal_error("out of memory");
 
-	for (char *i = copy ? strtok_r(copy, ",", &save) : NULL; i && !status;
-	     i = strtok_r(NULL, ",", &save))
+	for (char *i = copy ? strtok_r(copy, separator, &save) : NULL; i && !status;
+	     i = strtok_r(NULL, separator, &save))
 		status = fn(p, m, i);
 	free(copy);
 	return status;
@@ -179,53 +216,98 @@ static int read_pins(struct placement *p, const struct machine_model *m, const c
 	if (!p->pin)
 		return internal_error("out of memory");
 	p->request.pin = p->pin;
-	return for_each_item(list, p, m, add_pin);
+	return for_each_item(list, ",", p, m, add_pin);
 }
 
 /* --- --node ----------------------------------------------------------------------------- */
 
-static int begin_node(struct placement *p, const char *cpus)
+/* vCPUs are dealt to nodes in order, so the ranges follow each other. */
+static int take_cpus(const struct placement *p, const char *value, struct plan_node_request *n)
 {
-	struct plan_request *r = &p->request;
 	unsigned first, last, done = 0;
 
-	for (unsigned g = 0; g < r->nodes; g++)
+	if (!strcmp(value, "none"))
+		return 0;
+	for (unsigned g = 0; g + 1 < p->request.nodes; g++)
 		done += p->node[g].vcpus;
-	if (r->nodes == PLAN_NODES_MAX)
-		return user_error("--node: a guest has up to %d nodes", PLAN_NODES_MAX);
-	if (!parse_range(cpus, &first, &last) || first != done)
+	if (!parse_range(value, &first, &last) || first != done)
 		return user_error("--node cpus=%s: this node's vCPUs begin with %u: cpus=%u-%u",
-				  cpus, done, done, done + 3);
-	p->node[r->nodes++] =
-		(struct plan_node_request){ .vcpus = last - first + 1, .host_node = -1 };
+				  value, done, done, done + 3);
+	n->vcpus = last - first + 1;
 	return 0;
 }
 
-static int add_node_word(struct placement *p, const struct machine_model *m, char *item)
+/* "3", "0-3", "0+2": several are for memory that is spread. */
+static const char *parse_host_nodes(char *value, struct plan_node_request *n)
 {
-	char *value = strchr(item, '=');
-	struct plan_node_request *n = p->request.nodes ? &p->node[p->request.nodes - 1] : NULL;
-	const char *complaint = NULL;
-	unsigned last;
+	char *save = NULL;
 
-	if (value)
-		*value++ = '\0';
-	if (value && !strcmp(item, "cpus"))
-		return begin_node(p, value);
-	if (!value || !n)
-		return user_error(
-			"--node %s: say cpus=0-3,memory=2G[,host-node=N][,pages=2M], cpus "
-			"first",
-			item);
-	if (!strcmp(item, "memory"))
+	for (char *part = strtok_r(value, "+", &save); part; part = strtok_r(NULL, "+", &save)) {
+		unsigned first, last;
+
+		if (!parse_range(part, &first, &last))
+			return "the number of a host node is needed";
+		if (n->host_node < 0)
+			n->host_node = (int)first;
+		for (unsigned i = first; i <= last; i++)
+			pu_set_add(&n->over, i);
+	}
+	return n->host_node < 0 ? "the number of a host node is needed" : NULL;
+}
+
+const char *placement_pages(const char *text, uint64_t *out)
+{
+	static const struct {
+		const char *name;
+		uint64_t bytes;
+	} sizes[] = {
+		{ "4K", KIB(4) }, { "thp", MEM_PAGES_THP }, { "2M", MIB(2) }, { "1G", GIB(1) }
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		if (!strcmp(text, sizes[i].name)) {
+			*out = sizes[i].bytes;
+			return NULL;
+		}
+	}
+	return "choose one of 4K, thp, 2M, 1G";
+}
+
+static int add_node_word(struct placement *p, char *word)
+{
+	struct plan_node_request *n = &p->node[p->request.nodes - 1];
+	char *value = strchr(word, '='), given[128];
+	const char *complaint = NULL;
+
+	if (!value)
+		return user_error("--node %s: say cpus=0-3,memory=2G[,host-node=N][,pages=2M]",
+				  word);
+	*value++ = '\0';
+	snprintf(given, sizeof(given), "%s", value);
+	if (!strcmp(word, "cpus"))
+		return take_cpus(p, value, n);
+	if (!strcmp(word, "memory"))
 		complaint = size_parse(value, &n->memory_bytes);
-	else if (!strcmp(item, "pages"))
-		complaint = size_parse(value, &n->page_bytes);
-	else if (strcmp(item, "host-node") != 0)
+	else if (!strcmp(word, "pages"))
+		complaint = placement_pages(value, &n->page_bytes);
+	else if (!strcmp(word, "host-node"))
+		complaint = parse_host_nodes(value, n);
+	else
 		complaint = "no such word: cpus, memory, host-node and pages there are";
-	else if (!parse_range(value, (unsigned *)&n->host_node, &last))
-		complaint = "the number of a host node is needed";
-	return complaint ? user_error("--node %s=%s: %s", item, value, complaint) : 0;
+	return complaint ? user_error("--node %s=%s: %s", word, given, complaint) : 0;
+}
+
+static int add_node(struct placement *p, const struct machine_model *m, char *record)
+{
+	char *save = NULL;
+	int status = 0;
+
+	if (p->request.nodes == PLAN_NODES_MAX)
+		return user_error("--node: a guest has up to %d nodes", PLAN_NODES_MAX);
+	p->node[p->request.nodes++] = (struct plan_node_request){ .host_node = -1 };
+	for (char *w = strtok_r(record, ",", &save); w && !status; w = strtok_r(NULL, ",", &save))
+		status = add_node_word(p, w);
+	return status;
 }
 
 /* Totals follow from the nodes, unless they are given and must agree. */
@@ -239,7 +321,7 @@ static int read_nodes(struct option_set *s, struct placement *p, const struct ma
 	int status;
 
 	r->nodes = 0;
-	status = for_each_item(list, p, m, add_node_word);
+	status = for_each_item(list, ";", p, m, add_node);
 	if (status)
 		return status;
 	if (asked && asked != r->nodes)
@@ -283,6 +365,8 @@ int placement_request(struct option_set *s, const struct run_options *o,
 		      const struct machine_model *m, struct placement *out)
 {
 	struct plan_request *r = &out->request;
+	const char *complaint;
+	char label[LABEL_BYTES];
 	int status = 0;
 
 	*r = (struct plan_request){
@@ -290,11 +374,18 @@ int placement_request(struct option_set *s, const struct run_options *o,
 		.nodes = o->nodes,
 		.memory_bytes = o->memory,
 		.policy = (enum plan_policy)o->policy,
-		.page_bytes = o->pages,
+		.memory_policy = (enum mem_policy)o->memory_policy,
 		.exclusive = o->exclusive,
+		.io_threads = true,
 	};
+	complaint = o->pages ? placement_pages(o->pages, &r->page_bytes) : NULL;
+	if (complaint)
+		return user_error("%s: %s", options_label(s, "pages", label, sizeof(label)),
+				  complaint);
+	if (mem_policy_spreads(r->memory_policy) && !r->nodes && !o->node)
+		r->nodes = 1; /* cut along host nodes, nothing would be left to spread over */
 	if (o->guest_topology) {
-		status = for_each_item(o->guest_topology, out, m, add_shape_word);
+		status = for_each_item(o->guest_topology, ",", out, m, add_shape_word);
 		if (!r->nodes)
 			r->nodes = 1; /* equal parts: what was asked for has no room for others */
 	}

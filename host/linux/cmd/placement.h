@@ -30,6 +30,8 @@ int placement_machine(const struct run_options *o, const struct host *host,
 /* Reads the words of @o; @m gives names like node0 their meaning. 0 or an exit status. */
 int placement_request(struct option_set *s, const struct run_options *o,
 		      const struct machine_model *m, struct placement *out);
+/* "4K", "thp", "2M", "1G" to bytes or MEM_PAGES_THP; NULL or what is wrong. */
+const char *placement_pages(const char *text, uint64_t *out);
 void placement_free(struct placement *p);
 
 /* The guest's topology from the plan; @out refers to @p. 0 or an exit status. */

@@ -34,25 +34,72 @@ static void print_vcpu(struct tree *t, const struct machine_model *m, const stru
 		  v->host_node != home->host_node ? ", away from its memory" : "");
 }
 
+static const char *pages_name(uint64_t page_bytes)
+{
+	switch (page_bytes) {
+	case MEM_PAGES_ANY:
+		return "any";
+	case MEM_PAGES_THP:
+		return "thp";
+	case MIB(2):
+		return "2M";
+	case GIB(1):
+		return "1G";
+	default:
+		return "4K";
+	}
+}
+
+/* "2G on host node 1", "2G in pages of 2M, 1G on host node 0, 1G on host node 1". */
+static const char *memory_text(const struct plan *p, unsigned node, char *buf, size_t bytes)
+{
+	const struct plan_memory *mem = &p->memory[node];
+	char size[SIZE_TEXT];
+	int n = snprintf(buf, bytes, "%s", mem->bytes ? size_text(mem->bytes, size) : "no memory");
+
+	if (mem->page_bytes)
+		n += snprintf(buf + n, bytes - n, " in pages of %s", pages_name(mem->page_bytes));
+	if (mem->host_node < 0 || !mem->bytes)
+		return buf;
+	if (mem->nr_shares < 2) {
+		snprintf(buf + n, bytes - n, " on host node %d", mem->host_node);
+		return buf;
+	}
+	for (unsigned i = 0; i < mem->nr_shares && n < (int)bytes; i++) {
+		const struct mem_share *s = &p->share[mem->first_share + i];
+
+		n += snprintf(buf + n, bytes - n, ", %s on host node %d", size_text(s->bytes, size),
+			      s->node);
+	}
+	return buf;
+}
+
 static void print_node(struct tree *t, const struct machine_model *m, const struct plan *p,
 		       unsigned node)
 {
-	const struct plan_memory *mem = &p->memory[node];
+	bool last = node + 1 == p->nr_memory && !p->nr_io;
 	unsigned last_vcpu = 0;
-	char bytes[SIZE_TEXT];
+	char memory[256];
 
-	if (mem->host_node < 0)
-		tree_line(t, 1, node + 1 == p->nr_memory, "guest node %u: %s", node,
-			  size_text(mem->bytes, bytes));
-	else
-		tree_line(t, 1, node + 1 == p->nr_memory, "guest node %u: %s on host node %d", node,
-			  size_text(mem->bytes, bytes), mem->host_node);
+	tree_line(t, 1, last, "guest node %u: %s", node,
+		  memory_text(p, node, memory, sizeof(memory)));
 	for (unsigned i = 0; i < p->nr_vcpus; i++)
 		if (p->vcpu[i].guest_node == node)
 			last_vcpu = i;
 	for (unsigned i = 0; i < p->nr_vcpus; i++)
 		if (p->vcpu[i].guest_node == node)
 			print_vcpu(t, m, p, i, i == last_vcpu);
+}
+
+static void print_io(struct tree *t, const struct plan_io *io, bool last)
+{
+	const char *shared = io->shared ? ", shared" : "";
+
+	if (io->host_node < 0)
+		tree_line(t, 1, last, "I/O on PU %u%s", io->pu, shared);
+	else
+		tree_line(t, 1, last, "I/O of host node %d on PU %u%s", io->host_node, io->pu,
+			  shared);
 }
 
 void report_plan(FILE *out, const char *name, const struct machine_model *m, const struct plan *p)
@@ -68,6 +115,8 @@ void report_plan(FILE *out, const char *name, const struct machine_model *m, con
 		  size_text(bytes, text));
 	for (unsigned i = 0; i < p->nr_memory; i++)
 		print_node(&t, m, p, i);
+	for (unsigned i = 0; i < p->nr_io; i++)
+		print_io(&t, &p->io[i], i + 1 == p->nr_io);
 }
 
 /* --- its cost --------------------------------------------------------------------- */
@@ -155,9 +204,39 @@ static json_t *alternatives_json(const struct plan *p)
 	return list;
 }
 
+static const char *memory_policy_name(enum mem_policy policy)
+{
+	static const char *const name[] = {
+		[MEM_BIND] = "bind",
+		[MEM_PREFERRED] = "preferred",
+		[MEM_INTERLEAVE] = "interleave",
+		[MEM_WEIGHTED] = "weighted",
+	};
+
+	return name[policy];
+}
+
+static json_t *memory_json(const struct plan *p, const struct plan_memory *mem)
+{
+	uint64_t page_bytes = mem_pages_reserved(mem->page_bytes) ? mem->page_bytes : 0;
+	json_t *shares = json_array();
+
+	for (unsigned i = 0; i < mem->nr_shares; i++) {
+		const struct mem_share *s = &p->share[mem->first_share + i];
+
+		json_array_append_new(shares,
+				      json_pack("{s:i s:I s:i}", "host_node", s->node, "bytes",
+						(json_int_t)s->bytes, "weight", s->weight));
+	}
+	return json_pack("{s:i s:i s:I s:I s:s s:o}", "guest_node", mem->guest_node, "host_node",
+			 mem->host_node, "bytes", (json_int_t)mem->bytes, "page_bytes",
+			 (json_int_t)page_bytes, "pages", pages_name(mem->page_bytes), "shares",
+			 shares);
+}
+
 json_t *report_plan_json(const struct machine_model *m, const struct plan *p)
 {
-	json_t *vcpus = json_array(), *memory = json_array();
+	json_t *vcpus = json_array(), *memory = json_array(), *io = json_array();
 
 	for (unsigned i = 0; i < p->nr_vcpus; i++) {
 		const struct plan_vcpu *v = &p->vcpu[i];
@@ -170,26 +249,33 @@ json_t *report_plan_json(const struct machine_model *m, const struct plan *p)
 						       pu->smt != 0, "shared", v->shared));
 	}
 	for (unsigned i = 0; i < p->nr_memory; i++)
-		json_array_append_new(memory,
-				      json_pack("{s:i s:i s:I s:I}", "guest_node",
-						p->memory[i].guest_node, "host_node",
-						p->memory[i].host_node, "bytes",
-						(json_int_t)p->memory[i].bytes, "page_bytes",
-						(json_int_t)p->memory[i].page_bytes));
-	return json_pack("{s:s s:o s:o s:o s:o s:o}", "policy", policy_name(p->policy), "vcpus",
-			 vcpus, "memory", memory, "io", json_array(), "cost", cost_json(&p->cost),
-			 "alternatives", alternatives_json(p));
+		json_array_append_new(memory, memory_json(p, &p->memory[i]));
+	for (unsigned i = 0; i < p->nr_io; i++)
+		json_array_append_new(io,
+				      json_pack("{s:i s:i s:b}", "host_node", p->io[i].host_node,
+						"pu", p->io[i].pu, "shared", p->io[i].shared));
+	return json_pack("{s:s s:s s:o s:o s:o s:o s:o}", "policy", policy_name(p->policy),
+			 "memory_policy", memory_policy_name(p->memory_policy), "vcpus", vcpus,
+			 "memory", memory, "io", io, "cost", cost_json(&p->cost), "alternatives",
+			 alternatives_json(p));
 }
 
 /* --- counters --------------------------------------------------------------------- */
 
-static void print_counter(FILE *out, struct vm *vm, enum vcpu_stat id)
+static uint64_t counter_of(const json_t *vcpus, size_t i, enum vcpu_stat id)
+{
+	const json_t *vcpu = json_array_get(vcpus, i);
+
+	return (uint64_t)json_integer_value(json_object_get(vcpu, stat_name(id)));
+}
+
+static void print_counter(FILE *out, const json_t *vcpus, enum vcpu_stat id)
 {
 	uint64_t sum = 0, least = UINT64_MAX, most = 0;
-	unsigned nr = vmm_vcpus(vm);
+	size_t nr = json_array_size(vcpus);
 
-	for (unsigned i = 0; i < nr; i++) {
-		uint64_t n = vmm_stat(vm, i, id);
+	for (size_t i = 0; i < nr; i++) {
+		uint64_t n = counter_of(vcpus, i, id);
 
 		sum += n;
 		least = MIN(least, n);
@@ -201,24 +287,32 @@ static void print_counter(FILE *out, struct vm *vm, enum vcpu_stat id)
 	if (nr > COLUMNS_MAX)
 		fprintf(out, " %15llu %15llu", (unsigned long long)least, (unsigned long long)most);
 	else if (nr > 1)
-		for (unsigned i = 0; i < nr; i++)
-			fprintf(out, " %13llu", (unsigned long long)vmm_stat(vm, i, id));
+		for (size_t i = 0; i < nr; i++)
+			fprintf(out, " %13llu", (unsigned long long)counter_of(vcpus, i, id));
 	fprintf(out, "  %s\n", stat_help(id));
 }
 
-void report_stats(FILE *out, struct vm *vm)
+void report_counters(FILE *out, const json_t *vcpus)
 {
-	unsigned nr = vmm_vcpus(vm);
+	size_t nr = json_array_size(vcpus);
 
 	fprintf(out, "%-14s %15s", "counter", "total");
 	if (nr > COLUMNS_MAX)
 		fprintf(out, " %15s %15s", "least", "most");
 	else if (nr > 1)
-		for (unsigned i = 0; i < nr; i++)
-			fprintf(out, "       vCPU %2u", i);
+		for (size_t i = 0; i < nr; i++)
+			fprintf(out, "       vCPU %2zu", i);
 	fputc('\n', out);
 	for (unsigned id = 0; id < STAT_COUNT; id++)
-		print_counter(out, vm, (enum vcpu_stat)id);
+		print_counter(out, vcpus, (enum vcpu_stat)id);
+}
+
+void report_stats(FILE *out, struct vm *vm)
+{
+	json_t *vcpus = report_stats_json(vm);
+
+	report_counters(out, vcpus);
+	json_decref(vcpus);
 }
 
 json_t *report_stats_json(struct vm *vm)
@@ -235,6 +329,15 @@ json_t *report_stats_json(struct vm *vm)
 		json_array_append_new(vcpus, counters);
 	}
 	return vcpus;
+}
+
+json_t *report_populated_json(const struct vm *vm)
+{
+	const struct mem_report *m = vmm_populated(vm);
+
+	return json_pack("{s:I s:f s:i s:I s:I}", "bytes", (json_int_t)m->bytes, "seconds",
+			 (double)m->ns / 1e9, "threads", m->threads, "looked",
+			 (json_int_t)m->looked, "placed", (json_int_t)m->placed);
 }
 
 /* --- the rest --------------------------------------------------------------------- */

@@ -15,6 +15,9 @@ json_t *report_plan_json(const struct machine_model *m, const struct plan *p);
 
 void report_stats(FILE *out, struct vm *vm);
 json_t *report_stats_json(struct vm *vm);
+json_t *report_populated_json(const struct vm *vm);
+/* The same table from such a document, whoever wrote it. */
+void report_counters(FILE *out, const json_t *vcpus);
 
 /*
  * report_kvm.c: exits by reason, and which accelerations are active and why, of a machine

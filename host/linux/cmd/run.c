@@ -7,6 +7,7 @@
  */
 #include "run.h"
 
+#include "admit.h"
 #include "cmd.h"
 #include "console.h"
 #include "gdbserver.h"
@@ -14,7 +15,9 @@
 #include "host/linux/kvm/engine_kvm.h"
 #include "image.h"
 #include "placement.h"
+#include "progress.h"
 #include "report.h"
+#include "run_live.h"
 #include "vmm.h"
 
 #include <errno.h>
@@ -30,6 +33,8 @@
 #define LABEL_BYTES    512
 #define EXIT_PORT_MASK 0x7f /* an exit status has eight bits, the lowest is one */
 
+static const int ending_signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
+
 struct run {
 	struct option_set set;
 	struct run_options o;
@@ -40,12 +45,16 @@ struct run {
 	char *cpu_list; /* cut into overrides */
 	const char *overrides[VMM_FEATURES_MAX + 1];
 	struct placement placement;
+	struct admission admission;
 	char why_not_kvm[WHY_BYTES];
 	bool trace_exits, trace_insns;
-	FILE *trace;
+	FILE *trace, *perf_map;
+	struct progress progress;
 	struct console *console;
 	struct gdbserver *gdb;
+	const struct engine_ops *engine;
 	struct vm *vm;
+	struct run_live live;
 
 	sigset_t old_mask;
 	int signal_fd;
@@ -137,9 +146,24 @@ static int open_trace(struct run *r)
 	return 0;
 }
 
+/* Where perf looks for the names of code that has no file. */
+static int open_perf_map(struct run *r)
+{
+	char path[40];
+
+	if (!r->o.perf_map || r->o.dry_run)
+		return 0;
+	snprintf(path, sizeof(path), "/tmp/perf-%d.map", (int)getpid());
+	unlink(path); /* of a process long gone, or a trap */
+	r->perf_map = fopen(path, "wxe");
+	if (!r->perf_map)
+		return user_error("--perf-map: %s: cannot be written: %s", path, strerror(errno));
+	return 0;
+}
+
 static int make_plan(struct run *r)
 {
-	char why[WHY_BYTES] = "", label[LABEL_BYTES];
+	char label[LABEL_BYTES];
 	int status, err;
 
 	if (r->o.memory % MIB(1))
@@ -152,28 +176,17 @@ static int make_plan(struct run *r)
 	status = placement_machine(&r->o, &r->host, &r->machine);
 	if (!status)
 		status = placement_request(&r->set, &r->o, &r->machine, &r->placement);
-	if (status)
-		return status;
-	err = plan_make(&r->machine, &r->placement.request, &r->plan, why, sizeof(why));
-	if (err == -ENOMEM)
-		return internal_error("%s", why);
-	return err ? user_error("%s", why) : 0;
-}
-
-static void warn_of_sharing(const struct run *r)
-{
-	struct pu_set pus = { 0 };
-
-	for (unsigned i = 0; i < r->plan.nr_vcpus; i++)
-		pu_set_add(&pus, r->plan.vcpu[i].pu);
-	if (pu_set_count(&pus) < r->plan.nr_vcpus)
-		host_log(&r->host, LOG_WARN, "%u vCPUs share %u PUs", r->plan.nr_vcpus,
-			 pu_set_count(&pus));
+	if (!status)
+		status = admit(&r->admission, &r->o, &r->host, &r->machine, &r->placement.request,
+			       &r->plan);
+	r->o.name = r->admission.name; /* one was made up if the user gave none */
+	return status;
 }
 
 /* With --json the plan goes to standard output, which only a dry run may use for it. */
 static int show_plan(const struct run *r)
 {
+	admit_warn_of_sharing(&r->admission, &r->host, &r->plan);
 	if (r->o.dry_run && r->o.json)
 		return report_json(report_plan_json(&r->machine, &r->plan), JSON_INDENT(2), 0);
 	if (!r->o.dry_run && r->o.quiet)
@@ -207,6 +220,14 @@ static void on_debug_stop(void *arg, unsigned vcpu, uint64_t detail)
 	gdbserver_stopped(r->gdb, vcpu, detail);
 }
 
+/* Threads come at the same time: each line is one call, which locks. */
+static void on_code_made(void *arg, uint64_t code, size_t bytes, const char *name)
+{
+	struct run *r = arg;
+
+	fprintf(r->perf_map, "%llx %zx %s\n", (unsigned long long)code, bytes, name);
+}
+
 static void on_trace(void *arg, const char *line)
 {
 	struct run *r = arg;
@@ -214,23 +235,42 @@ static void on_trace(void *arg, const char *line)
 	fprintf(r->trace, "%s\n", line);
 }
 
-/* Planned, but the host layer maps base pages only. */
-static int check_pages(const struct run *r)
+/* Signals are blocked by now; one that waits ends what may take long. */
+static bool on_progress(void *arg, uint64_t done_bytes, uint64_t all_bytes)
 {
-	for (unsigned i = 0; i < r->plan.nr_memory; i++)
-		if (r->plan.memory[i].page_bytes > PAGE_SIZE)
-			return user_error(
-				"guest node %u: huge pages can be planned (--dry-run) but "
-				"not mapped yet: leave pages out",
-				i);
-	return 0;
+	struct run *r = arg;
+	sigset_t pending;
+
+	progress_draw(&r->progress, done_bytes, all_bytes);
+	sigpending(&pending);
+	for (size_t i = 0; i < ARRAY_SIZE(ending_signals); i++)
+		if (sigismember(&pending, ending_signals[i]))
+			return false;
+	return true;
+}
+
+static void report_populated(const struct run *r)
+{
+	const struct mem_report *m = vmm_populated(r->vm);
+	char bytes[SIZE_TEXT], placed[64] = "";
+
+	if (!m->bytes)
+		return;
+	if (m->looked)
+		snprintf(placed, sizeof(placed), ", %.2f %% on the nodes asked for",
+			 100.0 * (double)m->placed / (double)m->looked);
+	host_log(&r->host, LOG_INFO,
+		 "%s of memory populated by %u thread%s in %.3f s: %.1f GiB/s%s",
+		 size_text(m->bytes, bytes), m->threads, m->threads == 1 ? "" : "s",
+		 (double)m->ns / 1e9,
+		 (double)m->bytes / (double)GIB(1) * 1e9 / (double)MAX(m->ns, 1), placed);
 }
 
 static int create_machine(struct run *r)
 {
 	struct vmm_config cfg = {
 		.name = r->o.name,
-		.engine = pick_engine(r),
+		.engine = r->engine,
 		.clock = (enum clock_source)r->o.clock,
 		.plan = &r->plan,
 		.prefault = r->o.prefault,
@@ -239,28 +279,37 @@ static int create_machine(struct run *r)
 		.halt_poll_set = r->o.halt_poll_ns != HALT_POLL_UNSET,
 		.halt_poll_ns = r->o.halt_poll_ns,
 		.count_insns = r->o.stats,
+		.sample_time = r->o.stats,
 		.code_cache_bytes = r->o.code_cache,
 		.kernel = r->kernel,
 		.initrd = r->initrd,
 		.cmdline = r->o.append,
 		.console = on_console,
 		.console_ready = on_console_ready,
+		.progress = on_progress,
 		.debug_stop = r->gdb ? on_debug_stop : NULL,
+		.code_made = r->perf_map ? on_code_made : NULL,
 		.trace = r->trace ? on_trace : NULL,
 		.trace_exits = r->trace_exits,
 		.trace_insns = r->trace_insns,
 		.arg = r,
 	};
 	char why[WHY_BYTES] = "";
-	int status = check_pages(r);
+	int status = placement_topology(&r->placement, &r->machine, &r->plan, &cfg.topo), err;
 
-	if (!status)
-		status = placement_topology(&r->placement, &r->machine, &r->plan, &cfg.topo);
 	if (status)
 		return status;
 	memcpy(cfg.cpu_overrides, r->overrides, sizeof(r->overrides));
-	if (vmm_create(&r->host, &cfg, &r->vm, why, sizeof(why)))
+	r->progress = progress_begin("populating memory", !r->o.quiet);
+	err = vmm_create(&r->host, &cfg, &r->vm, why, sizeof(why));
+	progress_end(&r->progress);
+	if (err == -ECANCELED)
+		return STATUS_SIGNAL;
+	if (err)
 		return user_error("%s", why);
+	/* Only a reset reads them again. */
+	image_rest(&r->kernel);
+	image_rest(&r->initrd);
 	if (*r->why_not_kvm)
 		host_log(&r->host, LOG_INFO, "taking the software engine: %s", r->why_not_kvm);
 	return 0;
@@ -268,15 +317,23 @@ static int create_machine(struct run *r)
 
 /* --- while it runs ---------------------------------------------------------------- */
 
+/* False: that was done before. */
+static bool end_once(struct run *r)
+{
+	if (atomic_exchange(&r->ending, true))
+		return false;
+	console_hurry(r->console);
+	vmm_stop(r->vm);
+	return true;
+}
+
 /* Any thread. The second time nobody waits for anything any more. */
 static void end_machine(struct run *r)
 {
-	if (atomic_exchange(&r->ending, true)) {
-		console_restore_terminal(r->console);
-		_exit(STATUS_SIGNAL);
-	}
-	console_hurry(r->console);
-	vmm_stop(r->vm);
+	if (end_once(r))
+		return;
+	console_restore_terminal(r->console);
+	_exit(STATUS_SIGNAL);
 }
 
 static void on_signal(void *arg)
@@ -288,13 +345,17 @@ static void on_signal(void *arg)
 		end_machine(r);
 }
 
+/* What a control socket's `stop` does: as a signal, but never more than that. */
+static void end_gently(void *arg)
+{
+	end_once(arg);
+}
+
 static void block_signals(struct run *r, sigset_t *ours)
 {
-	static const int ending[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
-
 	sigemptyset(ours);
-	for (size_t i = 0; i < ARRAY_SIZE(ending); i++)
-		sigaddset(ours, ending[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(ending_signals); i++)
+		sigaddset(ours, ending_signals[i]);
 	pthread_sigmask(SIG_BLOCK, ours, &r->old_mask);
 	signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of write() */
 }
@@ -329,6 +390,31 @@ static void console_counters(void *arg)
 	report_stats(stderr, r->vm);
 }
 
+static void place_io(void *arg, const struct plan *p)
+{
+	const struct run *r = arg;
+
+	run_live_place_io(&r->host, p);
+}
+
+static int start_live(struct run *r)
+{
+	struct live_config cfg = {
+		.host = &r->host,
+		.vm = r->vm,
+		.name = r->o.name,
+		.engine = r->engine->name,
+		.ledger = r->admission.ledger,
+		.foreign = r->o.foreign,
+		.request = &r->placement.request,
+		.end = end_gently,
+		.place_io = place_io,
+		.arg = r,
+	};
+
+	return run_live_start(&r->live, &cfg);
+}
+
 static int start_all(struct run *r)
 {
 	struct console_peer peer = {
@@ -338,12 +424,16 @@ static int start_all(struct run *r)
 		.arg = r,
 	};
 	char why[WHY_BYTES] = "";
-	int err = console_start(r->console, &peer);
+	int err = console_start(r->console, &peer), status;
 
 	if (err)
 		return internal_error("cannot start the console: %s", strerror(-err));
 	if (vmm_start(r->vm, why, sizeof(why)))
 		return user_error("%s", why);
+	admit_set_running(&r->admission, &r->host, r->engine->name);
+	status = start_live(r);
+	if (status)
+		return status;
 	if (r->gdb) {
 		err = gdbserver_start(r->gdb, r->vm);
 		if (err)
@@ -410,6 +500,8 @@ static int report(struct run *r, const struct vmm_result *result, uint64_t ran_n
 			"resets", result->resets, "seconds", (double)ran_ns / 1e9,
 			"startup_seconds", (double)vmm_startup_ns(r->vm) / 1e9, "placement",
 			report_plan_json(&r->machine, &r->plan));
+	if (doc && vmm_populated(r->vm)->bytes)
+		json_object_set_new(doc, "populated", report_populated_json(r->vm));
 	if (r->o.stats && doc)
 		json_object_set_new(doc, "vcpus", report_stats_json(r->vm));
 	if (r->o.stats && doc && (kvm = report_kvm_json(r->vm)))
@@ -430,6 +522,8 @@ static int run_machine(struct run *r)
 	started_ns = r->host.ops->now_ns(r->host.ctx) - started_ns;
 	gdbserver_destroy(r->gdb);
 	r->gdb = NULL;
+	run_live_stop(&r->live);
+	vmm_get_plan(r->vm, &r->plan);
 	console_stop_input(r->console);
 	if (!status)
 		status = status_of(r, &result);
@@ -441,19 +535,24 @@ static void release(struct run *r)
 {
 	if (r->gdb)
 		gdbserver_destroy(r->gdb);
+	run_live_stop(&r->live);
 	if (r->console)
 		console_stop_input(r->console);
 	host_linux_unwatch(r->signal_watch);
 	vmm_destroy(r->vm);
+	admit_release(&r->admission);
 	console_close(r->console);
 	if (r->trace && r->trace != stderr && fclose(r->trace))
 		user_error("trace file: %s: lines may be missing", strerror(errno));
+	if (r->perf_map && fclose(r->perf_map))
+		user_error("--perf-map: %s: names may be missing", strerror(errno));
 	if (r->signal_fd >= 0)
 		close(r->signal_fd);
 	image_unmap(&r->initrd);
 	image_unmap(&r->kernel);
 	placement_free(&r->placement);
 	machine_free(&r->machine);
+	run_live_free(&r->live);
 	host_linux_destroy(&r->host);
 	free(r->cpu_list);
 	options_free(&r->set);
@@ -471,6 +570,8 @@ static int prepare(struct run *r)
 		status = make_plan(r);
 	if (!status)
 		status = open_trace(r);
+	if (!status)
+		status = open_perf_map(r);
 	if (!status && !r->o.dry_run)
 		status = console_open(&r->console, r->o.console, label_of(r, "console", label));
 	if (!status && r->o.gdb_port && !r->o.dry_run)
@@ -501,15 +602,21 @@ static int run(struct run *r)
 
 	if (status)
 		return status;
-	warn_of_sharing(r);
 	if (r->o.dry_run)
 		return dry_run(r);
 	block_signals(r, &ours);
-	status = create_machine(r);
+	r->engine = pick_engine(r);
+	status = run_live_open(&r->live, ledger_path(r->admission.ledger), r->o.name);
+	if (!status) {
+		run_live_place_io(&r->host, &r->plan);
+		status = create_machine(r);
+	}
 	if (!status)
 		status = watch_signals(r, &ours);
 	if (!status)
 		status = show_plan(r);
+	if (!status)
+		report_populated(r);
 	return status ? status : run_machine(r);
 }
 
@@ -521,6 +628,7 @@ int cmd_run(int argc, char **argv)
 	if (!r)
 		return internal_error("out of memory");
 	r->signal_fd = -1;
+	run_live_init(&r->live);
 	run_option_set(&r->set);
 	status = run_options_get(&r->set, argc, argv, &r->o);
 	if (!status && r->o.help) {

@@ -9,16 +9,18 @@
 enum run_engine { ENGINE_AUTO, ENGINE_KVM, ENGINE_SOFT, ENGINE_INTERP };
 
 struct run_options {
-	const char *kernel, *initrd, *append, *name, *console, *trace, *config, *cpu;
+	const char *name; /* NULL: one is made up */
+	const char *kernel, *initrd, *append, *console, *trace, *config, *cpu;
 	const char *topology, *pin, *node, *guest_topology; /* see placement.h */
 	unsigned policy;                                    /* enum plan_policy */
-	uint64_t pages;
-	bool exclusive, explain;
+	unsigned memory_policy;                             /* enum mem_policy */
+	const char *pages;
+	bool exclusive, foreign, explain;
 	unsigned cpus, nodes, timeout_s, gdb_port, halt_poll_ns;
 	unsigned engine; /* enum run_engine */
 	unsigned clock;  /* enum clock_source */
 	uint64_t memory, code_cache;
-	bool reboot, prefault, quiet, dry_run, json, stats, test_device, help;
+	bool reboot, prefault, quiet, dry_run, json, stats, perf_map, test_device, help;
 };
 
 /* The table of options, nothing given yet. */

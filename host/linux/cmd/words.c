@@ -1,9 +1,11 @@
-/* words.c - how every subcommand complains, finishes its output and writes sizes. */
+/* words.c - how subcommands and tools complain, finish their output and write sizes. */
 #include "cmd.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+
+const char *program_name = "alcazar";
 
 static void complain(const char *fmt, va_list ap)
 {
@@ -13,7 +15,7 @@ static void complain(const char *fmt, va_list ap)
 	for (char *p = line; *p; p++)
 		if ((unsigned char)*p < ' ' || *p == 0x7f)
 			*p = '?'; /* names come from outside: one line, no escape codes */
-	fprintf(stderr, "alcazar: %s\n", line);
+	fprintf(stderr, "%s: %s\n", program_name, line);
 }
 
 int user_error(const char *fmt, ...)

@@ -26,7 +26,7 @@ const struct kvm_cap kvm_caps[] = {
 	CAP(VCPU_EVENTS,	true,  "state: pending events"),
 	CAP(DEBUGREGS,		true,  "state: debug registers"),
 	CAP(XSAVE,		true,  "state: x87, SSE, AVX"),
-	CAP(XCRS,		true,  "state: XCR0"),
+	CAP(XCRS,		false, "state: XCR0, where the processor has XSAVE"),
 	CAP(ADJUST_CLOCK,	true,  "kvmclock follows the machine's clock"),
 	CAP(GET_TSC_KHZ,	true,  "rate of the guest's TSC"),
 	CAP(X86_USER_SPACE_MSR,	false, "unknown MSRs are counted and named"),
@@ -91,8 +91,9 @@ static int check_caps(int fd, char *why, size_t why_bytes)
 	int version = kvm_ioctl_n(fd, KVM_GET_API_VERSION, 0);
 
 	if (version != API_VERSION) {
-		snprintf(why, why_bytes, KVM_DEVICE ": API version %d, not %d: take another kernel",
-			 version, API_VERSION);
+		snprintf(why, why_bytes,
+			 KVM_DEVICE ": no KVM of version %d (%d): take another kernel", API_VERSION,
+			 version);
 		return -ENOTSUP;
 	}
 	for (unsigned i = 0; i < nr_kvm_caps; i++) {

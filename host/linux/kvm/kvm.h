@@ -72,6 +72,7 @@ struct kvm_machine {
 	size_t run_bytes; /* of a vCPU's shared page */
 	struct kvm_cpuid2 *supported;
 	uint64_t arch_capabilities; /* of the host, for guests that ask */
+	bool has_xcrs;              /* the processor has XSAVE, and so XCR0 */
 
 	_Atomic uint64_t msr_missing; /* entries of the table in msr.c that are not to be had */
 	_Atomic bool extint;          /* the PIC's output */

@@ -233,6 +233,7 @@ static int open_machine(struct vm *vm)
 		return vm_refuse(vm, n, "KVM_GET_SUPPORTED_CPUID (KVM_CAP_EXT_CPUID): %s",
 				 strerror(-n));
 	read_arch_capabilities(m);
+	m->has_xcrs = has_cap(m, KVM_CAP_XCRS) > 0;
 	return 0;
 }
 

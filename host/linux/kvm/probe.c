@@ -125,7 +125,7 @@ static int make_cpu(struct probe *p)
 	p->run_bytes = (size_t)kvm_ioctl_n(p->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	run = mmap(NULL, p->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, p->cpu_fd, 0);
 	if (run == MAP_FAILED)
-		return -errno;
+		return -ENOMEM;
 	p->run = run;
 	return fill_registers(p);
 }
@@ -137,7 +137,7 @@ static int make_guest(struct probe *p)
 	int err;
 
 	if (m == MAP_FAILED)
-		return -errno;
+		return -ENOMEM;
 	p->memory = m;
 	fill_memory(p);
 	p->vm_fd = kvm_ioctl_n(p->kvm_fd, KVM_CREATE_VM, 0);

@@ -156,6 +156,9 @@ static int get_xsave(struct kvm_cpu *c, struct cpu_state *s)
 	if (err)
 		return err;
 	memcpy(s->xsave, x.region, XSAVE_BYTES);
+	s->xcr0 = 1;
+	if (!c->machine->has_xcrs)
+		return 0;
 	err = kvm_ioctl(c->fd, KVM_GET_XCRS, &xcrs);
 	if (!err)
 		s->xcr0 = xcrs.xcrs[0].value;
@@ -173,7 +176,9 @@ static int set_xsave(struct kvm_cpu *c, const struct cpu_state *s)
 	memset((uint8_t *)x.region + XSTATE_BV, 0, 64);
 	store_u64((uint8_t *)x.region + XSTATE_BV, s->xcr0 | XCR0_BASE);
 	err = kvm_ioctl(c->fd, KVM_SET_XSAVE, &x);
-	return err ? err : kvm_ioctl(c->fd, KVM_SET_XCRS, &xcrs);
+	if (err || !c->machine->has_xcrs)
+		return err;
+	return kvm_ioctl(c->fd, KVM_SET_XCRS, &xcrs);
 }
 
 /* --- debug registers, events, what it waits for ---------------------------------------------- */

@@ -170,8 +170,19 @@ static inline void let_interrupts_in(void)
 	asm volatile("sti; nop; pause; cli" : : : "memory");
 }
 
+/* Does nothing, in the guest alone. */
+static inline void linger(unsigned turns)
+{
+	asm volatile("1:\tdec %0\n\tjnz 1b" : "+r"(turns) : : "memory", "cc");
+}
+
+/*
+ * QEMU's translator takes a lock of its whole machine at each PAUSE and each exception, and
+ * whoever takes it again at once starves the others: hence the turns of nothing.
+ */
 static inline void pause(void)
 {
+	linger(100);
 	asm volatile("pause" : : : "memory");
 }
 
