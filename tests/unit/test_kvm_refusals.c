@@ -205,7 +205,7 @@ static void test_hardware_busy(void **state)
 static void test_version(void **state)
 {
 	kernel.version = 11;
-	refused(-ENOTSUP, "API version 11", "another kernel");
+	refused(-ENOTSUP, "version 12 (11)", "another kernel");
 }
 
 static void test_each_capability(void **state)
