@@ -66,7 +66,7 @@ REPLAY_BIN := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$B/tests/fuzz/replay_%)
 INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
 
-.PHONY: all lib unit guests initrd kernel lab lab-parts check-lab bench-vcpu-create deps demo demo-run run \
+.PHONY: all lib unit guests initrd kernel lab lab-parts check-lab bench-vcpu-create bench-machine deps demo demo-run run \
 	check check-run check-long soak boot-kernels lockstep gate gate-renew bench bench-engine bench-placement bench-memory \
 	format format-check tidy \
 	check-headers check-deps check-vectors fuzz fuzz-run \
@@ -292,6 +292,8 @@ $B/bench/%: $B/bench/%.o $B/libalcazar.a
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 bench-vcpu-create: $B/bench/vcpu_create ## vCPUs ready under KVM, against a minimal program
 	@for n in 128 1024; do $B/bench/vcpu_create $$n || exit 1; done
+bench-machine: $B/bench/machine ## what a machine costs its host: start, memory, pause
+	@$B/bench/machine
 bench-placement: $B/bench/placement ## the planner's cost beside that of other ways
 	@$B/bench/placement
 bench-memory: $B/bench/memory ## how fast memory is populated, against plain threads

@@ -35,8 +35,9 @@ struct vmm_config {
 	const struct plan *plan;
 	struct topo_request topo; /* vcpus, nodes, memory must agree with the plan */
 	const char *cpu_overrides[VMM_FEATURES_MAX + 1]; /* "+name", "-name", NULL */
-	bool prefault; /* memory in reserved huge pages always is */
-	bool reboot;   /* a guest's reset starts it anew */
+	bool prefault;    /* memory in reserved huge pages always is */
+	bool reboot;      /* a guest's reset starts it anew */
+	bool test_device; /* the PCI function that guest programs try: docs/pci.md */
 
 	/* Images and strings stay the caller's, and valid until vmm_destroy(). */
 	struct boot_image kernel, initrd;
@@ -62,6 +63,12 @@ struct vmm_config {
 	void (*code_made)(void *arg, uint64_t code, size_t bytes, const char *name);
 	/* --trace insn: one line an instruction. May be NULL. */
 	void (*trace)(void *arg, const char *line);
+	/*
+	 * KVM: how long the kernel polls before it lets an idle vCPU sleep. Not set: not at all
+	 * where vCPUs share PUs, else as the administrator chose.
+	 */
+	bool halt_poll_set;
+	uint32_t halt_poll_ns;
 	bool sample_time;          /* the counters of time are kept */
 	bool count_insns;          /* the translator keeps STAT_INSNS exact, at a small cost */
 	uint64_t code_cache_bytes; /* the translator's, a vCPU; 0: its own choice */
@@ -113,6 +120,17 @@ void vmm_destroy(struct vm *vm);
 int vmm_pause(struct vm *vm);
 void vmm_resume(struct vm *vm);
 void vmm_nmi(struct vm *vm, unsigned vcpu);
+
+/*
+ * Which pages are written while the guest runs. vmm_dirty_take() fills @bitmap, a bit a
+ * page of guest memory in the order of addresses (vmm_dirty_words() words), with those
+ * written since the last call, or since the beginning; by vCPUs and by devices. -ENOTSUP:
+ * the engine cannot; -ENOMEM; -EINVAL: not begun.
+ */
+int vmm_dirty_begin(struct vm *vm);
+void vmm_dirty_end(struct vm *vm);
+size_t vmm_dirty_words(const struct vm *vm);
+int vmm_dirty_take(struct vm *vm, uint64_t *bitmap);
 
 /* Returns how many bytes the guest's serial port took. */
 size_t vmm_console_input(struct vm *vm, const uint8_t *buf, size_t bytes);

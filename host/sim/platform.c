@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define LOW_RAM_END GIB(3)
 
@@ -41,22 +42,17 @@ static void record_ready(void *arg)
 	p->nr_ready++;
 }
 
+static void no_code(struct vm *vm, uint64_t gpa, uint64_t bytes)
+{
+	/* There is nobody to execute any. */
+}
+
 static const struct engine_ops no_engine = {
 	.name = "none",
 	.msi = record_msi,
 	.extint = record_extint,
+	.code_changed = no_code,
 };
-
-/* Only its size is looked at: no device touches RAM. */
-static void add_ram(struct gmem *m, uint64_t bytes)
-{
-	uint64_t low = MIN(bytes, LOW_RAM_END);
-
-	m->slot[m->nr_slots++] = (struct gmem_slot){ .gpa = 0, .bytes = low };
-	if (bytes > low)
-		m->slot[m->nr_slots++] = (struct gmem_slot){ .gpa = GIB(4), .bytes = bytes - low };
-	m->ram_bytes = bytes;
-}
 
 static void must(int err, const char *what)
 {
@@ -66,12 +62,34 @@ static void must(int err, const char *what)
 	abort();
 }
 
+/* Of the size that devices tell guests, and as much of it there as DMA touches. */
+static void add_ram(struct platform *p, uint64_t bytes)
+{
+	struct gmem *m = &p->vm->gmem;
+	uint64_t low = MIN(bytes, LOW_RAM_END);
+
+	p->ram_bytes = bytes;
+	p->ram = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	must(p->ram == MAP_FAILED, "no memory");
+	must(gmem_add(m, 0, low, p->ram, 0), "RAM");
+	if (bytes > low)
+		must(gmem_add(m, GIB(4), bytes - low, p->ram + low, 0), "RAM");
+}
+
+static void create_device(struct vm *vm, const struct device_type *t)
+{
+	must(dev_create(vm, t, HOST_NODE_ANY, &vm->dev[vm->nr_devs]), t->name);
+	vm->nr_devs++;
+}
+
+/* Two test functions, so that they can be in each other's way. */
 static void create_devices(struct vm *vm)
 {
-	for (const struct device_type *const *t = device_types; *t; t++) {
-		must(dev_create(vm, *t, HOST_NODE_ANY, &vm->dev[vm->nr_devs]), (*t)->name);
-		vm->nr_devs++;
-	}
+	for (const struct device_type *const *t = device_types; *t; t++)
+		create_device(vm, *t);
+	create_device(vm, &pci_test_type);
+	create_device(vm, &pci_test_type);
 	for (unsigned i = 0; i < vm->nr_devs; i++)
 		dev_reset(vm->dev[i]);
 }
@@ -96,7 +114,7 @@ struct platform *platform_create(const struct platform_config *cfg)
 	vm->cfg.console_ready = record_ready;
 	vm->cfg.arg = p;
 	vm->topo.nr_vcpus = cfg->vcpus ? cfg->vcpus : 1;
-	add_ram(&vm->gmem, cfg->ram_bytes ? cfg->ram_bytes : MIB(256));
+	add_ram(p, cfg->ram_bytes ? cfg->ram_bytes : MIB(256));
 	must(clock_init(&vm->clock, &vm->host, CLOCK_HOST), "clock");
 	clock_start(&vm->clock);
 	create_devices(vm);
@@ -112,6 +130,7 @@ unsigned platform_destroy(struct platform *p)
 		dev_destroy(vm->dev[i]);
 	if (p->simulated)
 		left = sim_destroy(&p->host);
+	munmap(p->ram, p->ram_bytes);
 	free(vm);
 	free(p);
 	return left;

@@ -3,7 +3,8 @@
  * what tests of devices and their fuzzer share.
  *
  * Accesses go through the buses, time is the simulated host's. Where a processor
- * would be, messages and the PIC's output are recorded.
+ * would be, messages and the PIC's output are recorded. Two PCI test functions are
+ * there beside what every machine has.
  */
 #ifndef HOST_SIM_PLATFORM_H
 #define HOST_SIM_PLATFORM_H
@@ -25,6 +26,8 @@ struct platform {
 	struct host host;
 	bool simulated;
 	struct vm *vm;
+	uint8_t *ram; /* what is above 3 GiB in the guest follows directly */
+	uint64_t ram_bytes;
 
 	struct {
 		uint64_t addr;

@@ -4,71 +4,17 @@
  */
 #include "rt.h"
 
-struct table {
-	char signature[4];
-	uint32_t bytes;
-	uint8_t revision, checksum;
-	char oem[6], oem_table[8];
-	uint32_t oem_revision, creator, creator_revision;
-} __attribute__((packed));
-
-struct rsdp {
-	char signature[8];
-	uint8_t checksum;
-	char oem[6];
-	uint8_t revision;
-	uint32_t rsdt;
-	uint32_t bytes;
-	uint64_t xsdt;
-	uint8_t checksum2, reserved[3];
-} __attribute__((packed));
-
-static uint8_t sum(const void *p, size_t n)
+static const struct acpi_table *need(const char *signature)
 {
-	const uint8_t *b = p;
-	uint8_t s = 0;
-
-	for (size_t i = 0; i < n; i++)
-		s = (uint8_t)(s + b[i]);
-	return s;
-}
-
-static const struct rsdp *find_rsdp(void)
-{
-	for (uintptr_t a = 0xe0000; a < 0x100000; a += 16)
-		if (!memcmp((void *)a, "RSD PTR ", 8) && !sum((void *)a, 20))
-			return (void *)a;
-	return NULL;
-}
-
-static const struct table *find(const struct rsdp *r, const char *signature)
-{
-	const struct table *root =
-		(void *)(uintptr_t)(r->revision >= 2 && r->xsdt ? r->xsdt : r->rsdt);
-	unsigned entry = r->revision >= 2 && r->xsdt ? 8 : 4;
-
-	for (uint32_t at = sizeof(*root); at + entry <= root->bytes; at += entry) {
-		uint64_t address = 0;
-
-		memcpy(&address, (const uint8_t *)root + at, entry);
-		const struct table *t = (void *)(uintptr_t)address;
-		if (!memcmp(t->signature, signature, 4))
-			return t;
-	}
-	return NULL;
-}
-
-static const struct table *need(const struct rsdp *r, const char *signature)
-{
-	const struct table *t = find(r, signature);
+	const struct acpi_table *t = acpi_find(signature);
 
 	if (!ok(t, "%s is there", signature))
 		return NULL;
-	ok(!sum(t, t->bytes), "%s adds up", signature);
+	ok(acpi_adds_up(t), "%s adds up", signature);
 	return t;
 }
 
-static void check_madt(const struct table *t)
+static void check_madt(const struct acpi_table *t)
 {
 	const uint8_t *p = (const uint8_t *)t + 44, *end = (const uint8_t *)t + t->bytes;
 	unsigned enabled = 0, ioapics = 0;
@@ -103,7 +49,7 @@ static void check_madt(const struct table *t)
 	ok(me, "this CPU is in the MADT");
 }
 
-static void check_fadt(const struct table *t)
+static void check_fadt(const struct acpi_table *t)
 {
 	uint32_t pm_timer_port;
 
@@ -113,16 +59,15 @@ static void check_fadt(const struct table *t)
 
 void guest_main(void)
 {
-	const struct rsdp *r = find_rsdp();
-	const struct table *t;
+	const struct acpi_table *t;
 
 	apic_enable();
-	if (!ok(r, "RSDP"))
+	if (!ok(acpi_rsdp(), "RSDP"))
 		return;
-	t = need(r, "APIC");
+	t = need("APIC");
 	if (t)
 		check_madt(t);
-	t = need(r, "FACP");
+	t = need("FACP");
 	if (t)
 		check_fadt(t);
 }

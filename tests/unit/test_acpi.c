@@ -443,6 +443,47 @@ static void test_acpiexec(void **state)
 	assert_non_null(strstr(out, "0000000000000005"));
 }
 
+/* What MCFG names is the bridge's bus, and none of its windows. */
+static void test_mcfg(void **state)
+{
+	const uint8_t *mcfg;
+
+	build(4, 2);
+	mcfg = find("MCFG");
+	assert_int_equal(load_u32(mcfg + 4), 60);
+	assert_int_equal(load_u64(mcfg + 44), 0xe0000000);
+	assert_int_equal(load_u16(mcfg + 52), 0);
+	assert_int_equal(mcfg[54], 0);
+	assert_int_equal(mcfg[55], 0);
+}
+
+static void test_pci_by_acpiexec(void **state)
+{
+	static char out[65536];
+	const uint8_t *dsdt;
+
+	if (!have("acpiexec")) {
+		print_message("SKIPPED: no acpiexec here (package acpica-tools)\n");
+		skip();
+	}
+	build(4, 2);
+	dsdt = at(load_u64(find("FACP") + 140));
+	write_file("pci.dat", dsdt, load_u32(dsdt + 4));
+	assert_int_equal(run(out, sizeof(out), "acpiexec -b 'resources \\_SB.PCI0' %s/pci.dat 2>&1",
+			     dir),
+			 0);
+	assert_null(strstr(out, "Error"));
+	assert_non_null(strstr(out, "Bus Number Range"));
+	assert_non_null(strstr(out, "Address Minimum : C0000000"));
+	assert_non_null(strstr(out, "Address Maximum : DFFFFFFF"));
+	assert_non_null(strstr(out, "Address Minimum : 0000000100000000"));
+	assert_non_null(strstr(out, "Address Maximum : 00000008FFFFFFFF"));
+	assert_int_equal(run(out, sizeof(out), "acpiexec -b 'resources \\_SB.ECAM' %s/pci.dat 2>&1",
+			     dir),
+			 0);
+	assert_non_null(strstr(out, "Address : E0000000"));
+}
+
 static int make_dir(void **state)
 {
 	return mkdtemp(dir) ? 0 : -1;
@@ -464,9 +505,11 @@ int main(void)
 		cmocka_unit_test_teardown(test_cut_node, teardown),
 		cmocka_unit_test_teardown(test_no_room, teardown),
 		cmocka_unit_test_teardown(test_hmat, teardown),
+		cmocka_unit_test_teardown(test_mcfg, teardown),
 		cmocka_unit_test_teardown(test_nodes_of_cpus_or_memory_only, teardown),
 		cmocka_unit_test_teardown(test_iasl, teardown),
 		cmocka_unit_test_teardown(test_acpiexec, teardown),
+		cmocka_unit_test_teardown(test_pci_by_acpiexec, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

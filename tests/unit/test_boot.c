@@ -144,6 +144,7 @@ static void assert_zero_page(void)
 	uint64_t zp = bsp.gpr[RSI], ram = 0;
 	unsigned n = (unsigned)peek(zp + 0x1e8, 1);
 	char line[32];
+	bool reserved = false;
 
 	assert_int_equal(peek(zp + 0x1fe, 2), 0xaa55);
 	assert_int_equal(peek(zp + 0x202, 4), 0x53726448);
@@ -165,7 +166,10 @@ static void assert_zero_page(void)
 			assert_false(gpa < 0x100000 && gpa + bytes > 0x9fc00);
 			ram += bytes;
 		}
+		reserved = reserved || (gpa == 0xe0000000 && bytes == MIB(1) &&
+					peek(zp + 0x2e0 + 20 * i, 4) == 2);
 	}
+	assert_true(reserved); /* PCI's configuration space */
 	assert_int_equal(ram, m.gmem.ram_bytes - 0x100000 + 0x9fc00);
 }
 

@@ -4,22 +4,15 @@
  * Runs on any /dev/kvm that opens, emulated ones too; elsewhere every test is skipped,
  * and says so.
  */
-#include "host/linux/host_linux.h"
-#include "host/linux/kvm/engine_kvm.h"
-#include "host/linux/kvm/kvm.h"
+#include "kvm_machine.h"
+
+#include "host/linux/kvm/counters.h"
 #include "host/linux/kvm/probe.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-#define RAM   MIB(2)
 #define PML4  0x1000u
 #define PDPT  0x2000u
 #define PD    0x3000u
@@ -33,73 +26,7 @@
 	asm(".pushsection .rodata\n.balign 16\n" #name ":\n" text "\n" #name "_end:\n"             \
 	    ".popsection")
 
-struct machine {
-	struct vm *vm;
-	struct vcpu *vcpu;
-	uint8_t *ram;
-};
-
-static struct host host;
 static bool have_kvm;
-static struct machine m;
-
-/* --- a machine without devices, run by the test's own thread -------------------------- */
-
-static void *zalloc(size_t bytes)
-{
-	void *p = aligned_alloc(64, ALIGN_UP(bytes, 64));
-
-	assert_non_null(p);
-	return memset(p, 0, ALIGN_UP(bytes, 64));
-}
-
-static void build(unsigned vcpus)
-{
-	struct topo_request treq = { .vcpus = vcpus, .nodes = 1, .node_memory_bytes = { RAM } };
-	struct cpuid_request creq;
-	struct vm *vm = zalloc(sizeof(*vm));
-	char why[200] = "";
-
-	m.vm = vm;
-	vm->host = host;
-	vm->cfg.name = "test";
-	vm->engine = &engine_kvm;
-	assert_int_equal(clock_init(&vm->clock, &vm->host, CLOCK_HOST), 0);
-	assert_int_equal(topo_build(&vm->topo, &treq, why, sizeof(why)), 0);
-	assert_int_equal(host.ops->mem_map(host.ctx, HOST_RAM(RAM, HOST_NODE_ANY), &vm->region[0]),
-			 0);
-	m.ram = vm->region[0].base;
-	assert_int_equal(gmem_add(&vm->gmem, 0, RAM, m.ram, 0), 0);
-	creq = (struct cpuid_request){ .topo = &vm->topo,
-				       .tsc_khz = vm->clock.khz,
-				       .gpa_end = RAM };
-	assert_int_equal(cpuid_build(&vm->cpuid, &creq, why, sizeof(why)), 0);
-	vm->nr_vcpus = vcpus;
-	vm->vcpu = calloc(vcpus, sizeof(*vm->vcpu));
-	for (unsigned i = 0; i < vcpus; i++) {
-		vm->vcpu[i] = zalloc(sizeof(struct vcpu));
-		vm->vcpu[i]->vm = vm;
-		vm->vcpu[i]->id = i;
-		vm->vcpu[i]->apic_id = vm->topo.vcpu[i].apic_id;
-		vm->vcpu[i]->host_node = HOST_NODE_ANY;
-	}
-	m.vcpu = vm->vcpu[0];
-	clock_start(&vm->clock);
-}
-
-static void destroy(void)
-{
-	struct vm *vm = m.vm;
-
-	for (unsigned i = 0; i < vm->nr_vcpus; i++) {
-		engine_kvm.vcpu_destroy(vm->vcpu[i]);
-		free(vm->vcpu[i]);
-	}
-	engine_kvm.destroy(vm);
-	host.ops->mem_unmap(host.ctx, &vm->region[0]);
-	free(vm->vcpu);
-	free(vm);
-}
 
 static struct segment flat(uint16_t selector, uint32_t attr)
 {
@@ -373,15 +300,6 @@ static void test_refusals(void **state)
 	destroy();
 }
 
-static unsigned open_files(void)
-{
-	unsigned n = 0;
-
-	for (int fd = 0; fd < 1024; fd++)
-		n += fcntl(fd, F_GETFD) >= 0;
-	return n;
-}
-
 static void test_nothing_stays_behind(void **state)
 {
 	unsigned before = open_files();
@@ -418,6 +336,63 @@ static void test_translate(void **state)
 	destroy();
 }
 
+/* What the guest writes, and nothing else; once. What a device writes, too. */
+static void test_dirty_log(void **state)
+{
+	uint64_t bits[RAM / PAGE_SIZE / 64];
+	GUEST(writer, "movl $1, 0x100000\n movl $1, 0x142ff8\n ud2");
+
+	make(1);
+	load(writer, writer_end);
+	assert_int_equal(vmm_dirty_words(m.vm), ARRAY_SIZE(bits));
+	assert_int_equal(vmm_dirty_take(m.vm, bits), -EINVAL);
+	assert_int_equal(vmm_dirty_begin(m.vm), 0);
+	assert_int_equal(vmm_dirty_take(m.vm, bits), 0);
+	assert_int_equal(run_it(), EXIT_RESET);
+	vm_dirtied(m.vm, 0x181ff0, 32);
+	assert_int_equal(vmm_dirty_take(m.vm, bits), 0);
+	assert_true(bits[4] & BIT64(0));
+	assert_true(bits[5] & BIT64(2));
+	assert_int_equal(bits[6], BIT64(1) | BIT64(2));
+	assert_int_equal(bits[4] | bits[5], BIT64(0) | BIT64(2));
+	assert_int_equal(bits[7], 0);
+	assert_int_equal(vmm_dirty_take(m.vm, bits), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(bits); i++)
+		assert_int_equal(bits[i], 0);
+	vmm_dirty_end(m.vm);
+	free((void *)atomic_load(&m.vm->dirty));
+	destroy();
+}
+
+static uint64_t counter(const char *name)
+{
+	for (unsigned i = 0; i < kvm_nr_counters(m.vm); i++) {
+		const char *have = kvm_counter_name(m.vm, i);
+
+		if (have && !strcmp(have, name))
+			return kvm_counter(m.vm, 0, i);
+	}
+	return UINT64_MAX;
+}
+
+static void test_counters(void **state)
+{
+	GUEST(chatter, "out %al, $0x50\n out %al, $0x50\n movl $1, 0x400000\n ud2");
+
+	make(1);
+	load(chatter, chatter_end);
+	store_u64(m.ram + PD + 16, 0xd0000083);
+	assert_int_equal(run_it(), EXIT_RESET);
+	assert_int_equal(counter("user_io"), 2);
+	assert_int_equal(counter("user_mmio"), 1);
+	assert_int_equal(counter("user_shutdown"), 1);
+	vcpu_post(m.vcpu, VCPU_PARK);
+	assert_int_equal(run_it(), EXIT_KICK);
+	if (counter("exits") != UINT64_MAX) /* since Linux 5.14 */
+		assert_true(counter("exits") >= 3);
+	destroy();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -432,6 +407,8 @@ int main(void)
 		cmocka_unit_test(test_nothing_stays_behind),
 		cmocka_unit_test(test_debug_points),
 		cmocka_unit_test(test_translate),
+		cmocka_unit_test(test_dirty_log),
+		cmocka_unit_test(test_counters),
 	};
 	char why[256] = "";
 	int fd, failed;

@@ -5,6 +5,7 @@
  */
 #include "boot/acpi.h"
 #include "boot/acpi_buf.h"
+#include "boot/layout.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -195,7 +196,7 @@ static void write_dsdt(struct tables *t)
 {
 	size_t start = table_begin(&t->buf, "DSDT", 2);
 
-	acpi_write_dsdt(&t->buf);
+	acpi_write_dsdt(&t->buf, t->gmem->end);
 	t->dsdt = table_end(&t->buf, start);
 }
 
@@ -291,6 +292,23 @@ static void write_madt(struct tables *t)
 	madt_nmi(b, false);
 	if (topo->vcpu[topo->nr_vcpus - 1].apic_id >= XAPIC_IDS)
 		madt_nmi(b, true);
+	list(t, table_end(b, start));
+}
+
+/* --- MCFG: PCI Firmware Specification 3.3, 4.1.2 ------------------------------------------------
+ */
+
+static void write_mcfg(struct tables *t)
+{
+	struct acpi_buf *b = &t->buf;
+	size_t start = table_begin(b, "MCFG", 1);
+
+	buf_u64(b, 0);
+	buf_u64(b, LAYOUT_ECAM_GPA);
+	buf_u16(b, 0); /* segment */
+	buf_u8(b, 0);  /* first bus */
+	buf_u8(b, LAYOUT_LAST_BUS);
+	buf_u32(b, 0);
 	list(t, table_end(b, start));
 }
 
@@ -505,6 +523,7 @@ int acpi_write(const struct gmem *m, const struct topology *t, uint64_t gpa, uin
 		write_dsdt(&tables);
 		write_fadt(&tables);
 		write_madt(&tables);
+		write_mcfg(&tables);
 		write_srat(&tables);
 		write_slit(&tables);
 		write_hmat(&tables);

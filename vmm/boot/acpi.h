@@ -8,7 +8,7 @@
 #include "mem/gmem.h"
 
 /*
- * Writes RSDP (first, at @gpa), XSDT, FADT, FACS, DSDT, MADT, SRAT and SLIT into
+ * Writes RSDP (first, at @gpa), XSDT, FADT, FACS, DSDT, MADT, MCFG, SRAT, SLIT and HMAT into
  * [@gpa, @gpa + @bytes). @gpa: a multiple of 64 where guests look for an RSDP.
  * -ENOSPC, -ENOMEM, -EFAULT.
  */

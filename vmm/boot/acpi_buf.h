@@ -46,6 +46,6 @@ static inline void buf_u64(struct acpi_buf *b, uint64_t v)
 }
 
 /* The body of the DSDT: definition blocks in AML, without the table's header. */
-void acpi_write_dsdt(struct acpi_buf *b);
+void acpi_write_dsdt(struct acpi_buf *b, uint64_t ram_end);
 
 #endif

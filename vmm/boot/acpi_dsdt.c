@@ -1,9 +1,10 @@
 /*
- * acpi_dsdt.c - the DSDT: the legacy devices and soft-off, in AML.
+ * acpi_dsdt.c - the DSDT: the legacy devices, the PCI host bridge and soft-off, in AML.
  *
  * Reference: ACPI 6.5, chapter 20 (AML) and 6.4 (resource descriptors).
  */
 #include "boot/acpi_buf.h"
+#include "boot/layout.h"
 
 enum aml_op {
 	AML_ZERO = 0x00,
@@ -15,6 +16,9 @@ enum aml_op {
 	AML_SCOPE = 0x10,
 	AML_BUFFER = 0x11,
 	AML_PACKAGE = 0x12,
+	AML_METHOD = 0x14,
+	AML_ARG3 = 0x6b,
+	AML_RETURN = 0xa4,
 	AML_EXT = 0x5b, /* the next byte is the opcode */
 	AML_EXT_DEVICE = 0x82,
 };
@@ -23,7 +27,17 @@ enum resource {
 	RES_IRQ = 0x22, /* edge, active high, exclusive: two bytes of mask */
 	RES_IO = 0x47,
 	RES_END = 0x79,
+	RES_MEMORY32 = 0x86,
+	RES_DWORD = 0x87,
+	RES_WORD = 0x88,
+	RES_QWORD = 0x8a,
 };
+
+/* Of address spaces: minimum and maximum are fixed; 6.4.3.5. */
+#define SPACE_FIXED  0x0c
+#define SPACE_MEMORY 0
+#define SPACE_BUS    2
+#define READ_WRITE   1
 
 #define IO_DECODE_16 1
 
@@ -94,6 +108,37 @@ static uint32_t eisa_id(const char *s)
 	return __builtin_bswap32(id);
 }
 
+static size_t device_begin(struct acpi_buf *b, const char *name, const char *hid)
+{
+	size_t start;
+
+	buf_u8(b, AML_EXT);
+	buf_u8(b, AML_EXT_DEVICE);
+	start = package_begin(b);
+	buf_bytes(b, name, 4);
+	aml_name(b, "_HID");
+	aml_integer(b, eisa_id(hid));
+	return start;
+}
+
+static size_t resources_begin(struct acpi_buf *b, unsigned bytes)
+{
+	size_t start;
+
+	aml_name(b, "_CRS");
+	buf_u8(b, AML_BUFFER);
+	start = package_begin(b);
+	aml_integer(b, bytes + 2);
+	return start;
+}
+
+static void resources_end(struct acpi_buf *b, size_t start)
+{
+	buf_u8(b, RES_END);
+	buf_u8(b, 0); /* no checksum */
+	package_end(b, start);
+}
+
 /* --- devices --------------------------------------------------------------------- */
 
 struct io_range {
@@ -119,17 +164,12 @@ static const struct legacy_device devices[] = {
 
 static void write_resources(struct acpi_buf *b, const struct legacy_device *d)
 {
-	unsigned ranges = 0, bytes;
+	unsigned ranges = 0;
 	size_t start;
 
 	while (ranges < RANGES_MAX && d->io[ranges].bytes)
 		ranges++;
-	bytes = ranges * 8 + 3 + 2;
-
-	aml_name(b, "_CRS");
-	buf_u8(b, AML_BUFFER);
-	start = package_begin(b);
-	aml_integer(b, bytes);
+	start = resources_begin(b, ranges * 8 + 3);
 	for (unsigned i = 0; i < ranges; i++) {
 		buf_u8(b, RES_IO);
 		buf_u8(b, IO_DECODE_16);
@@ -140,26 +180,118 @@ static void write_resources(struct acpi_buf *b, const struct legacy_device *d)
 	}
 	buf_u8(b, RES_IRQ);
 	buf_u16(b, (uint16_t)BIT(d->irq));
-	buf_u8(b, RES_END);
-	buf_u8(b, 0); /* no checksum */
-	package_end(b, start);
+	resources_end(b, start);
 }
 
 static void write_device(struct acpi_buf *b, const struct legacy_device *d)
 {
-	size_t start;
+	size_t start = device_begin(b, d->name, d->hid);
 
-	buf_u8(b, AML_EXT);
-	buf_u8(b, AML_EXT_DEVICE);
-	start = package_begin(b);
-	buf_bytes(b, d->name, 4);
-	aml_name(b, "_HID");
-	aml_integer(b, eisa_id(d->hid));
 	write_resources(b, d);
 	package_end(b, start);
 }
 
-static void write_devices(struct acpi_buf *b)
+/* --- PCI: PCI Firmware Specification 3.3, 4.1 and 4.5 ----------------------------------- */
+
+#define BUSES_BYTES    16
+#define WINDOW32_BYTES 26
+#define WINDOW64_BYTES 46
+#define MEMORY32_BYTES 12
+
+static void space_header(struct acpi_buf *b, enum resource tag, unsigned bytes, uint8_t type,
+			 uint8_t flags)
+{
+	buf_u8(b, (uint8_t)tag);
+	buf_u16(b, (uint16_t)(bytes - 3));
+	buf_u8(b, type);
+	buf_u8(b, SPACE_FIXED);
+	buf_u8(b, flags);
+}
+
+static void buses(struct acpi_buf *b)
+{
+	space_header(b, RES_WORD, BUSES_BYTES, SPACE_BUS, 0);
+	buf_u16(b, 0);
+	buf_u16(b, 0);
+	buf_u16(b, LAYOUT_LAST_BUS);
+	buf_u16(b, 0);
+	buf_u16(b, LAYOUT_LAST_BUS + 1);
+}
+
+static void window32(struct acpi_buf *b)
+{
+	space_header(b, RES_DWORD, WINDOW32_BYTES, SPACE_MEMORY, READ_WRITE);
+	buf_u32(b, 0);
+	buf_u32(b, (uint32_t)LAYOUT_WINDOW32_GPA);
+	buf_u32(b, (uint32_t)(LAYOUT_WINDOW32_GPA + LAYOUT_WINDOW32_BYTES - 1));
+	buf_u32(b, 0);
+	buf_u32(b, (uint32_t)LAYOUT_WINDOW32_BYTES);
+}
+
+static void window64(struct acpi_buf *b, uint64_t gpa)
+{
+	space_header(b, RES_QWORD, WINDOW64_BYTES, SPACE_MEMORY, READ_WRITE);
+	buf_u64(b, 0);
+	buf_u64(b, gpa);
+	buf_u64(b, gpa + LAYOUT_WINDOW64_BYTES - 1);
+	buf_u64(b, 0);
+	buf_u64(b, LAYOUT_WINDOW64_BYTES);
+}
+
+/* Whatever the system asks to control it may: there is nobody else. */
+static void write_osc(struct acpi_buf *b)
+{
+	size_t start;
+
+	buf_u8(b, AML_METHOD);
+	start = package_begin(b);
+	buf_bytes(b, "_OSC", 4);
+	buf_u8(b, 4); /* arguments */
+	buf_u8(b, AML_RETURN);
+	buf_u8(b, AML_ARG3);
+	package_end(b, start);
+}
+
+/* No _PRT: functions interrupt by messages only. */
+static void write_pci(struct acpi_buf *b, uint64_t ram_end)
+{
+	size_t device = device_begin(b, "PCI0", "PNP0A08"), resources;
+
+	aml_name(b, "_CID");
+	aml_integer(b, eisa_id("PNP0A03"));
+	aml_name(b, "_SEG");
+	aml_integer(b, 0);
+	aml_name(b, "_BBN");
+	aml_integer(b, 0);
+	aml_name(b, "_UID");
+	aml_integer(b, 0);
+	resources = resources_begin(b, BUSES_BYTES + WINDOW32_BYTES + WINDOW64_BYTES);
+	buses(b);
+	window32(b);
+	window64(b, layout_window64(ram_end));
+	resources_end(b, resources);
+	write_osc(b);
+	package_end(b, device);
+}
+
+/* Beside the bridge, not in it: what MCFG describes is not the bus's to give away. */
+static void write_config_space(struct acpi_buf *b)
+{
+	size_t device = device_begin(b, "ECAM", "PNP0C02"), resources;
+
+	resources = resources_begin(b, MEMORY32_BYTES);
+	buf_u8(b, RES_MEMORY32);
+	buf_u16(b, MEMORY32_BYTES - 3);
+	buf_u8(b, READ_WRITE);
+	buf_u32(b, (uint32_t)LAYOUT_ECAM_GPA);
+	buf_u32(b, (uint32_t)LAYOUT_ECAM_BYTES);
+	resources_end(b, resources);
+	package_end(b, device);
+}
+
+/* --- the whole --------------------------------------------------------------------------- */
+
+static void write_devices(struct acpi_buf *b, uint64_t ram_end)
 {
 	size_t start;
 
@@ -168,6 +300,8 @@ static void write_devices(struct acpi_buf *b)
 	buf_bytes(b, "_SB_", 4);
 	for (unsigned i = 0; i < ARRAY_SIZE(devices); i++)
 		write_device(b, &devices[i]);
+	write_pci(b, ram_end);
+	write_config_space(b);
 	package_end(b, start);
 }
 
@@ -186,8 +320,8 @@ static void write_soft_off(struct acpi_buf *b)
 	package_end(b, start);
 }
 
-void acpi_write_dsdt(struct acpi_buf *b)
+void acpi_write_dsdt(struct acpi_buf *b, uint64_t ram_end)
 {
-	write_devices(b);
+	write_devices(b, ram_end);
 	write_soft_off(b);
 }

@@ -25,22 +25,91 @@ int bus_add(struct bus *b, uint64_t base, uint64_t bytes, struct dev *dev, uint6
 	return 0;
 }
 
-static const struct bus_region *bus_find(const struct bus *b, uint64_t addr)
+void bus_set_moving(struct bus *b, const struct bus_region *r, unsigned nr)
+{
+	struct bus_moving *m = &b->moving;
+	uint32_t turn = atomic_load_explicit(&m->turn, memory_order_relaxed);
+	struct bus_moving_copy *c = &m->copy[(turn + 1) & 1];
+
+	/* Who still reads this copy has read the turn before; it will see that it moved on. */
+	atomic_thread_fence(memory_order_release);
+	atomic_store_explicit(&c->nr, nr, memory_order_relaxed);
+	for (unsigned i = 0; i < nr; i++) {
+		atomic_store_explicit(&c->region[i].base, r[i].base, memory_order_relaxed);
+		atomic_store_explicit(&c->region[i].bytes, r[i].bytes, memory_order_relaxed);
+		atomic_store_explicit(&c->region[i].offset, r[i].offset, memory_order_relaxed);
+		atomic_store_explicit(&c->region[i].dev, r[i].dev, memory_order_relaxed);
+	}
+	atomic_store_explicit(&m->turn, turn + 1, memory_order_release);
+}
+
+/* What it finds counts only if the copy was not being filled: moving_find() looks. */
+static bool copy_find(const struct bus_moving_copy *c, uint64_t addr, struct bus_region *out,
+		      uint64_t *gap)
+{
+	unsigned lo = 0, hi = atomic_load_explicit(&c->nr, memory_order_relaxed);
+
+	while (lo < hi) {
+		unsigned mid = (lo + hi) / 2;
+
+		out->base = atomic_load_explicit(&c->region[mid].base, memory_order_relaxed);
+		out->bytes = atomic_load_explicit(&c->region[mid].bytes, memory_order_relaxed);
+		out->offset = atomic_load_explicit(&c->region[mid].offset, memory_order_relaxed);
+		out->dev = atomic_load_explicit(&c->region[mid].dev, memory_order_relaxed);
+		if (addr < out->base) {
+			*gap = out->base - addr;
+			hi = mid;
+		} else if (addr - out->base < out->bytes) {
+			return true;
+		} else {
+			lo = mid + 1;
+		}
+	}
+	return false;
+}
+
+static bool moving_find(const struct bus_moving *m, uint64_t addr, struct bus_region *out,
+			uint64_t *gap)
+{
+	uint32_t turn;
+	bool found;
+
+	do {
+		turn = atomic_load_explicit(&m->turn, memory_order_acquire);
+		*gap = UINT64_MAX;
+		found = copy_find(&m->copy[turn & 1], addr, out, gap);
+		atomic_thread_fence(memory_order_acquire);
+	} while (atomic_load_explicit(&m->turn, memory_order_relaxed) != turn);
+	return found;
+}
+
+/*
+ * False: nobody answers, for @gap bytes at least. They are one piece, so that an access
+ * meets a region that moves altogether or not at all.
+ */
+static bool bus_find(const struct bus *b, uint64_t addr, struct bus_region *out, uint64_t *gap)
 {
 	unsigned lo = 0, hi = b->nr_regions;
+	uint64_t constant = UINT64_MAX;
 
 	while (lo < hi) {
 		unsigned mid = (lo + hi) / 2;
 		const struct bus_region *r = &b->region[mid];
 
-		if (addr < r->base)
+		if (addr < r->base) {
+			constant = r->base - addr;
 			hi = mid;
-		else if (addr - r->base < r->bytes)
-			return r;
-		else
+		} else if (addr - r->base < r->bytes) {
+			*out = *r;
+			return true;
+		} else {
 			lo = mid + 1;
+		}
 	}
-	return NULL;
+	if (moving_find(&b->moving, addr, out, gap))
+		return true;
+	*gap = MIN(*gap, constant);
+	return false;
 }
 
 /* The largest naturally aligned access at @off that the device takes in one piece. */
@@ -86,17 +155,19 @@ bool bus_access(struct bus *b, struct io_access *io)
 	unsigned n;
 
 	for (unsigned done = 0; done < io->size; done += n) {
-		const struct bus_region *r = bus_find(b, io->addr + done);
-		uint64_t piece;
+		unsigned left = io->size - done;
+		struct bus_region r;
+		uint64_t piece, gap;
 
-		n = 1;
-		piece = 0xff;
-		if (r) {
-			uint64_t off = io->addr + done - r->base;
+		if (bus_find(b, io->addr + done, &r, &gap)) {
+			uint64_t off = io->addr + done - r.base;
 
-			n = piece_size(r, off, io->size - done);
-			piece = access_piece(r, off, n, io->is_write, io->data >> (done * 8));
+			n = piece_size(&r, off, left);
+			piece = access_piece(&r, off, n, io->is_write, io->data >> (done * 8));
 			answered = true;
+		} else {
+			n = (unsigned)MIN(gap, left);
+			piece = low_mask(n);
 		}
 		data |= piece << (done * 8);
 	}

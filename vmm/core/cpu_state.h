@@ -122,6 +122,12 @@ struct desc_table {
 /* What a vCPU waits for before it executes; INIT, SIPI and HLT move it. */
 enum mp_state { MP_RUNNING, MP_HALTED, MP_WAIT_SIPI };
 
+/* What was on its way into the guest when it was left: it still is. */
+enum event_kind { EVENT_NONE, EVENT_INTERRUPT, EVENT_SOFT_INTERRUPT, EVENT_EXCEPTION };
+
+/* The local APIC's registers: n is the one at offset 16 * n; SDM vol. 3, table 11-1. */
+#define APIC_REGS 64
+
 #define XSAVE_BYTES 4096 /* x87 to AVX-512 in the standard form, with room */
 
 struct cpu_state {
@@ -153,6 +159,21 @@ struct cpu_state {
 	uint64_t mtrr_fixed[11];
 	uint64_t mtrr_phys[16]; /* base and mask, in turn */
 	uint64_t kvm_system_time, kvm_wall_clock, kvm_steal_time, kvm_eoi, kvm_poll;
+	uint64_t debugctl, misc_features, mcg_status, hwcr;
+
+	/*
+	 * apic[] is what it says only if apic_valid: a state made by hand leaves the local
+	 * APIC as it is. The current count (0x390) is what the timer has left.
+	 */
+	bool apic_valid;
+	uint32_t apic[APIC_REGS];
+
+	struct {
+		enum event_kind kind;
+		uint8_t vector;
+		bool has_error;
+		uint32_t error;
+	} event;
 
 	enum mp_state mp_state;
 	bool sti_shadow;   /* no maskable interrupt before the next instruction */

@@ -8,6 +8,7 @@
  */
 #include "core/device_core.h"
 
+#include "boot/layout.h"
 #include "core/vm.h"
 
 #include <errno.h>
@@ -15,6 +16,9 @@
 #include <stdio.h>
 
 #define LOG_LINE_BYTES 256
+
+#define PCI_SLOTS           32
+#define PCI_ECAM_SLOT_SHIFT 15 /* eight functions of 4 KiB */
 
 static void dev_lock(struct dev *d)
 {
@@ -120,6 +124,16 @@ int dev_create(struct vm *vm, const struct device_type *t, int host_node, struct
 	return 0;
 }
 
+/* The event thread may be in a doorbell's handler: that ends before anything is freed. */
+static void free_doorbells(struct dev *d)
+{
+	const struct engine_ops *e = d->vm->engine;
+
+	for (unsigned i = 0; i < DEV_DOORBELLS_MAX; i++)
+		if (d->doorbell[i].engine_data)
+			e->doorbell_free(d->vm, &d->doorbell[i]);
+}
+
 void dev_destroy(struct dev *d)
 {
 	const struct host *h;
@@ -127,6 +141,7 @@ void dev_destroy(struct dev *d)
 	if (!d)
 		return;
 	h = &d->vm->host;
+	free_doorbells(d);
 	if (d->type->timer)
 		clock_timer_destroy(&d->timer);
 	if (d->type->destroy)
@@ -265,6 +280,206 @@ void dev_extint(struct dev *d, bool level)
 {
 	d->vm->engine->extint(d->vm, level);
 }
+
+/* --- regions that move, messages, memory ---------------------------------------- */
+
+int dev_add_region(struct dev *d, unsigned n, enum bus_kind bus, uint64_t base, uint64_t bytes)
+{
+	struct vm *vm = d->vm;
+
+	return bus_add(bus == BUS_PIO ? &vm->pio : &vm->mmio, base, bytes, d, REGION(n));
+}
+
+int dev_pci_slot(struct dev *d, unsigned *slot, uint64_t *config_gpa)
+{
+	struct vm *vm = d->vm;
+
+	if (vm->nr_pci == PCI_SLOTS)
+		return -ENOSPC;
+	*slot = vm->nr_pci++;
+	*config_gpa = LAYOUT_ECAM_GPA + ((uint64_t)*slot << PCI_ECAM_SLOT_SHIFT);
+	return 0;
+}
+
+uint64_t dev_pci_config_gpa(void)
+{
+	return LAYOUT_ECAM_GPA;
+}
+
+uint64_t dev_forward_read(struct dev *d, uint64_t gpa, unsigned size)
+{
+	struct io_access io = { .addr = gpa, .size = (uint8_t)size };
+
+	bus_access(&d->vm->mmio, &io);
+	return io.data;
+}
+
+void dev_forward_write(struct dev *d, uint64_t gpa, unsigned size, uint64_t val)
+{
+	struct io_access io = { .addr = gpa, .data = val, .size = (uint8_t)size, .is_write = true };
+
+	bus_access(&d->vm->mmio, &io);
+}
+
+static bool in_window(const struct vm *vm, uint64_t base, uint64_t bytes)
+{
+	uint64_t high = layout_window64(vm->gmem.end);
+	uint64_t end = base + bytes;
+
+	if (end < base)
+		return false;
+	return (base >= LAYOUT_WINDOW32_GPA &&
+		end <= LAYOUT_WINDOW32_GPA + LAYOUT_WINDOW32_BYTES) ||
+	       (base >= high && end <= high + LAYOUT_WINDOW64_BYTES);
+}
+
+/* In ascending order; false where one lies already. */
+static bool insert_region(struct bus_region *table, unsigned *nr, struct bus_region r)
+{
+	unsigned i = *nr;
+
+	if (*nr == BUS_MOVING_MAX)
+		return false;
+	while (i && table[i - 1].base > r.base)
+		i--;
+	if ((i && r.base - table[i - 1].base < table[i - 1].bytes) ||
+	    (i < *nr && table[i].base - r.base < r.bytes))
+		return false;
+	memmove(&table[i + 1], &table[i], (*nr - i) * sizeof(*table));
+	table[i] = r;
+	++*nr;
+	return true;
+}
+
+static uint64_t doorbell_gpa(const struct dev_doorbell *b)
+{
+	const struct dev *d = b->dev;
+
+	if (!b->bytes || !d->moving[b->region].answers)
+		return 0;
+	return d->moving[b->region].base + b->off;
+}
+
+/* First those that leave a place, then those that come to one, perhaps the same. */
+static void move_doorbells(struct vm *vm, bool arm)
+{
+	for (unsigned i = 0; i < vm->nr_devs; i++) {
+		for (unsigned n = 0; n < DEV_DOORBELLS_MAX; n++) {
+			struct dev_doorbell *b = &vm->dev[i]->doorbell[n];
+			uint64_t gpa = b->bytes ? doorbell_gpa(b) : 0;
+
+			if (gpa == b->gpa || (!arm && !b->gpa))
+				continue;
+			if (!vm->engine->doorbell(vm, b, arm ? gpa : 0))
+				b->gpa = arm ? gpa : 0;
+		}
+	}
+}
+
+/*
+ * From what all devices want: the same wishes give the same map, in whatever order
+ * they came. Seldom enough to do it from scratch. vm->map_lock is held.
+ */
+static void remap(struct vm *vm)
+{
+	struct bus_region table[BUS_MOVING_MAX + 1];
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < vm->nr_devs; i++) {
+		struct dev *d = vm->dev[i];
+
+		for (unsigned n = 0; n < DEV_MOVING_MAX; n++) {
+			struct bus_region r = { d->moving[n].base, d->moving[n].bytes, d,
+						REGION(n) };
+
+			d->moving[n].answers = r.bytes && in_window(vm, r.base, r.bytes) &&
+					       insert_region(table, &nr, r);
+		}
+	}
+	if (vm->engine->doorbell)
+		move_doorbells(vm, false);
+	bus_set_moving(&vm->mmio, table, nr);
+	if (vm->engine->doorbell)
+		move_doorbells(vm, true);
+}
+
+void dev_map(struct dev *d, unsigned n, uint64_t base, uint64_t bytes)
+{
+	struct vm *vm = d->vm;
+
+	lock_take(&vm->host, &vm->map_lock);
+	if (d->moving[n].base != base || d->moving[n].bytes != bytes) {
+		d->moving[n].base = base;
+		d->moving[n].bytes = bytes;
+		remap(vm);
+	}
+	lock_release(&vm->host, &vm->map_lock);
+}
+
+void dev_doorbell(struct dev *d, unsigned bell, unsigned n, uint64_t off, unsigned bytes)
+{
+	d->doorbell[bell] = (struct dev_doorbell){
+		.dev = d, .bell = bell, .region = n, .off = off, .bytes = bytes
+	};
+}
+
+void dev_ring(struct dev_doorbell *b)
+{
+	struct dev *d = b->dev;
+
+	dev_lock(d);
+	if (atomic_load(&b->gpa)) /* else it is from before a reset */
+		d->type->doorbell(d, b->bell);
+	dev_unlock(d);
+}
+
+int dev_add_messages(struct dev *d, unsigned nr)
+{
+	struct vm *vm = d->vm;
+
+	if (nr > ARRAY_SIZE(vm->message) - vm->nr_messages)
+		return -ENOSPC;
+	d->first_message = vm->nr_messages;
+	d->nr_messages = nr;
+	vm->nr_messages += nr;
+	return 0;
+}
+
+void dev_message(struct dev *d, unsigned n, uint64_t addr, uint32_t data)
+{
+	struct vm *vm = d->vm;
+	unsigned id = d->first_message + n;
+	struct vm_message *m = &vm->message[id];
+
+	if (!vm->engine->message) {
+		vm->engine->msi(vm, addr, data);
+		return;
+	}
+	if (m->addr != addr || m->data != data) {
+		*m = (struct vm_message){ addr, data };
+		vm->engine->message(vm, id, addr, data);
+	}
+	vm->engine->message_send(vm, id);
+}
+
+int dev_dma_read(struct dev *d, uint64_t gpa, void *buf, uint64_t bytes)
+{
+	return gmem_read(&d->vm->gmem, gpa, buf, bytes);
+}
+
+int dev_dma_write(struct dev *d, uint64_t gpa, const void *buf, uint64_t bytes)
+{
+	struct vm *vm = d->vm;
+	int err = gmem_write(&vm->gmem, gpa, buf, bytes);
+
+	if (err)
+		return err;
+	vm_dirtied(vm, gpa, bytes);
+	vm->engine->code_changed(vm, gpa, bytes);
+	return 0;
+}
+
+/* --- the rest --------------------------------------------------------------------- */
 
 void dev_output(struct dev *d, const uint8_t *buf, size_t bytes)
 {

@@ -17,12 +17,31 @@ struct vm;
 #define DEV_LOG_BURST     16
 #define DEV_LOG_WINDOW_NS (10 * NSEC_PER_SEC)
 
+/* What the engine may answer in the device's place; see dev_doorbell(). */
+struct dev_doorbell {
+	struct dev *dev;
+	unsigned bell;
+	unsigned region;
+	uint64_t off;
+	unsigned bytes; /* 0: none */
+	/* Armed there; 0: not. Written with vm->map_lock held. */
+	_Atomic uint64_t gpa;
+	void *engine_data; /* from the first arming to doorbell_free() */
+};
+
 struct dev {
 	const struct device_type *type;
 	struct vm *vm;
 	unsigned source; /* on interrupt lines: its index in vm->dev[] */
 	size_t bytes;    /* of this block, state included */
 	int host_node;
+	unsigned first_message, nr_messages; /* in vm->message[] */
+	struct dev_doorbell doorbell[DEV_DOORBELLS_MAX];
+
+	struct {
+		uint64_t base, bytes;
+		bool answers;
+	} moving[DEV_MOVING_MAX]; /* by vm->map_lock */
 
 	struct lock lock;         /* guards all below, and the state unless concurrent */
 	struct clock_timer timer; /* only if the type has a timer handler */
@@ -58,6 +77,9 @@ int dev_snapshot(struct dev *d, struct snap *s);
 /* For the buses: @size is one the type declares, @off as its handlers see it. */
 uint64_t dev_read(struct dev *d, uint64_t off, unsigned size);
 void dev_write(struct dev *d, uint64_t off, unsigned size, uint64_t val);
+
+/* For engines, on an event thread: the doorbell was rung. */
+void dev_ring(struct dev_doorbell *b);
 
 /* For interrupt lines. */
 void dev_irq_in(struct dev *d, unsigned gsi, bool level);

@@ -15,6 +15,7 @@ struct host;
 struct vcpu;
 struct vm;
 struct debug_points;
+struct dev_doorbell;
 
 enum exit_reason {
 	EXIT_KICK,  /* an event was posted, or a kick left over from before */
@@ -78,6 +79,26 @@ struct engine_ops {
 
 	/* Any thread: a message-signalled interrupt, SDM vol. 3, 11.11. */
 	void (*msi)(struct vm *vm, uint64_t addr, uint32_t data);
+	/*
+	 * Any thread, one at a time for each message: what message @id says, from now on; and
+	 * sending it. Both NULL: they go by msi().
+	 */
+	void (*message)(struct vm *vm, unsigned id, uint64_t addr, uint32_t data);
+	void (*message_send)(struct vm *vm, unsigned id);
+	/*
+	 * Writes at @gpa, which is not 0, are to end in dev_ring(), called by an event thread,
+	 * and not in an exit; 0: no longer. With vm->map_lock held. -errno: they exit as
+	 * before. Then doorbell_free(), with no lock held. Both NULL: it cannot.
+	 */
+	int (*doorbell)(struct vm *vm, struct dev_doorbell *b, uint64_t gpa);
+	void (*doorbell_free)(struct vm *vm, struct dev_doorbell *b);
+	/*
+	 * Any thread, one at a time: begin or end to keep account of the pages that vCPUs write;
+	 * the account of a slot of vm->gmem since it was last taken, a bit a page, into @bitmap,
+	 * whose last word is whole. -errno. Both NULL: it cannot.
+	 */
+	int (*dirty_log)(struct vm *vm, bool on);
+	int (*dirty_take)(struct vm *vm, unsigned slot, uint64_t *bitmap);
 	/* Any thread: the PIC's output changed; level true asks the BSP to take ExtINT. */
 	void (*extint)(struct vm *vm, bool level);
 	/* Any thread. */
@@ -94,7 +115,7 @@ struct engine_ops {
 	int (*debug_point)(struct vm *vm, bool add, enum debug_point_kind kind, uint64_t gva,
 			   unsigned bytes);
 	void (*single_step)(struct vcpu *c, bool on);
-	/* Memory was changed behind the guest's back: forget code decoded from it. */
+	/* Any thread: memory was changed by others than vCPUs; code decoded from it is stale. */
 	void (*code_changed)(struct vm *vm, uint64_t gpa, uint64_t bytes);
 };
 

@@ -16,7 +16,8 @@
 
 struct dev;
 
-#define VM_DEVICES_MAX 32
+#define VM_DEVICES_MAX  32
+#define VM_MESSAGES_MAX 1024
 
 /* What somebody wants of the whole machine; carried out with every vCPU parked. */
 enum vm_request {
@@ -27,6 +28,12 @@ enum vm_request {
 	VM_REQ_EXIT,
 	VM_REQ_TRIPLE_FAULT,
 	VM_REQ_ERROR
+};
+
+/* What a device said last by dev_message(); by the device's lock. */
+struct vm_message {
+	uint64_t addr;
+	uint32_t data;
 };
 
 struct vm {
@@ -49,6 +56,8 @@ struct vm {
 	unsigned nr_devs;
 	struct dev *intc[4]; /* devices with irq_in */
 	unsigned nr_intcs;
+	unsigned nr_pci;      /* slots taken on the bus */
+	unsigned nr_messages; /* dealt out to devices */
 	struct vcpu **vcpu;
 	unsigned nr_vcpus;
 	uint64_t created_ns;
@@ -62,6 +71,11 @@ struct vm {
 		uint32_t sources;
 	} line[GSI_COUNT];
 
+	/* What devices have written, like the bitmap of vmm_dirty_take(); NULL: nobody asks. */
+	_Atomic uint64_t *_Atomic dirty;
+	bool dirty_on; /* by whoever asks */
+	struct vm_message message[VM_MESSAGES_MAX];
+	struct lock map_lock;     /* what moves on the memory bus; taken below a device's lock */
 	struct lock console_lock; /* around cfg.console(): several devices write; taken last */
 
 	/*
@@ -101,6 +115,8 @@ void vm_vcpu_done(struct vcpu *c);
  * too little; the first one stays. Any thread. Returns @err.
  */
 int vm_refuse(struct vm *vm, int err, const char *fmt, ...) __printf(3, 4);
+/* A device has written to RAM. Any thread. */
+void vm_dirtied(struct vm *vm, uint64_t gpa, uint64_t bytes);
 /* A debugger's point was met: pause, and tell. */
 void vm_debug_stop(struct vcpu *c, uint64_t detail);
 

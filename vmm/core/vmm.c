@@ -110,21 +110,30 @@ static int create_vcpus(struct vm *vm)
 	return 0;
 }
 
+static int create_device(struct vm *vm, const struct device_type *t, char *why, size_t why_bytes)
+{
+	int err = -ENOSPC;
+
+	if (vm->nr_devs < VM_DEVICES_MAX)
+		err = dev_create(vm, t, vm->plan.memory[0].host_node, &vm->dev[vm->nr_devs]);
+	if (err) {
+		snprintf(why, why_bytes, "cannot create device %s: %s", t->name, strerror(-err));
+		return err;
+	}
+	vm->nr_devs++;
+	return 0;
+}
+
 static int create_devices(struct vm *vm, char *why, size_t why_bytes)
 {
-	for (const struct device_type *const *t = device_types; *t; t++) {
-		int err;
+	int err = 0;
 
-		if (vm->nr_devs == VM_DEVICES_MAX)
-			return -ENOSPC;
-		err = dev_create(vm, *t, vm->plan.memory[0].host_node, &vm->dev[vm->nr_devs]);
-		if (err) {
-			snprintf(why, why_bytes, "cannot create device %s: %s", (*t)->name,
-				 strerror(-err));
-			return err;
-		}
-		vm->nr_devs++;
-	}
+	for (const struct device_type *const *t = device_types; *t && !err; t++)
+		err = create_device(vm, *t, why, why_bytes);
+	if (!err && vm->cfg.test_device)
+		err = create_device(vm, &pci_test_type, why, why_bytes);
+	if (err)
+		return err;
 	for (unsigned i = 0; i < vm->nr_devs; i++)
 		dev_reset(vm->dev[i]);
 	return 0;
@@ -170,7 +179,7 @@ static int build(struct vm *vm, char *why, size_t why_bytes)
 		return err;
 
 	creq.tsc_khz = vm->clock.khz;
-	creq.gpa_end = vm->gmem.end;
+	creq.gpa_end = layout_window64(vm->gmem.end) + LAYOUT_WINDOW64_BYTES;
 	creq.overrides = vm->cfg.cpu_overrides;
 	err = cpuid_build(&vm->cpuid, &creq, why, why_bytes);
 	if (err)
@@ -248,6 +257,7 @@ void vmm_destroy(struct vm *vm)
 		h->ops->free(h->ctx, vm->vcpu[i], sizeof(struct vcpu));
 	ram_unmap(&ram);
 	free(vm->vcpu);
+	free((void *)atomic_load(&vm->dirty));
 	h->ops->free(h->ctx, vm, sizeof(*vm));
 }
 

@@ -432,6 +432,7 @@ static void interp_get_state(struct vcpu *v, struct cpu_state *s)
 	s->rflags = cpu_rflags(c);
 	xstate_complete(s);
 	s->tsc_deadline = lapic_tsc_deadline(c);
+	lapic_get_state(c, s);
 }
 
 /* Everything that is derived from the state. */
@@ -447,8 +448,12 @@ static void state_changed(struct cpu *c)
 static int interp_set_state(struct vcpu *v, const struct cpu_state *s)
 {
 	struct cpu *c = cpu_of(v);
+	int err = lapic_check_state(s);
 
+	if (err)
+		return err;
 	c->s = *s;
+	lapic_set_state(c, s);
 	xstate_sanitize(&c->s); /* stubs hand it to the processor */
 	state_changed(c);
 	return 0;

@@ -22,6 +22,15 @@ void lapic_destroy(struct cpu *c);
  */
 void lapic_reset(struct cpu *c);
 
+/*
+ * s->apic and s->event, with the vCPU parked; any thread. What was posted counts as
+ * received. lapic_set_state() comes after the rest of c->s is in place, and after
+ * lapic_check_state(), which may say -ENOTSUP.
+ */
+void lapic_get_state(const struct cpu *c, struct cpu_state *s);
+int lapic_check_state(const struct cpu_state *s);
+void lapic_set_state(struct cpu *c, const struct cpu_state *s);
+
 /* The page the registers answer at, or UINT64_MAX: disabled, or x2APIC. */
 uint64_t lapic_page(const struct cpu *c);
 /* Aligned 32-bit accesses at @off in the page. */

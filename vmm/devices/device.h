@@ -32,6 +32,9 @@ struct dev;
  */
 #define REGION(n) ((uint64_t)(n) << 32)
 
+#define DEV_MOVING_MAX    6 /* regions that move: as many as a PCI function has BARs */
+#define DEV_DOORBELLS_MAX 4
+
 struct dev_region {
 	enum bus_kind bus;
 	uint64_t base;
@@ -57,6 +60,8 @@ struct device_type {
 	/* Bytes from outside (console input); returns how many were taken. */
 	size_t (*input)(struct dev *d, const uint8_t *buf, size_t bytes);
 	int (*snapshot)(struct dev *d, struct snap *s);
+	/* See dev_doorbell(). */
+	void (*doorbell)(struct dev *d, unsigned bell);
 
 	/* Interrupt controllers only; called with their own lock held. */
 	void (*irq_in)(struct dev *d, unsigned gsi, bool level);
@@ -66,6 +71,8 @@ struct device_type {
 
 /* Ends with NULL; in order of creation. */
 extern const struct device_type *const device_types[];
+/* For machines that ask for it: vmm_config.test_device. */
+extern const struct device_type pci_test_type;
 
 void *dev_state(struct dev *d);
 
@@ -80,6 +87,40 @@ void dev_irq_line(struct dev *d, unsigned line, bool level);
 /* Interrupt controllers: a message to local APICs; the PIC's output to the BSP. */
 void dev_msi(struct dev *d, uint64_t addr, uint32_t data);
 void dev_extint(struct dev *d, bool level);
+
+/*
+ * For devices whose place is not the type's: PCI functions (devices/pci.h).
+ *
+ * From init() only: one more region, REGION(@n), for good.
+ */
+int dev_add_region(struct dev *d, unsigned n, enum bus_kind bus, uint64_t base, uint64_t bytes);
+/*
+ * Moving region @n, below DEV_MOVING_MAX, lies at @base in memory space; bytes 0: nowhere.
+ * It answers, as REGION(@n), while it lies in one of the machine's windows for such
+ * regions, and none of a device created earlier, or of its own with a smaller number,
+ * lies there. With the device's lock held.
+ */
+void dev_map(struct dev *d, unsigned n, uint64_t base, uint64_t bytes);
+/*
+ * From init() only: writes of @bytes at @off of moving region @n mean no more than that
+ * somebody wrote. Where the engine can do without an exit, the doorbell handler is
+ * called for them, by an event thread and perhaps once for several; else write() is.
+ */
+void dev_doorbell(struct dev *d, unsigned bell, unsigned n, uint64_t off, unsigned bytes);
+/* From init() only: this many messages, for dev_message(). -ENOSPC. */
+int dev_add_messages(struct dev *d, unsigned nr);
+/* Sends message @n, which says the same most times: the engine keeps a way for it. */
+void dev_message(struct dev *d, unsigned n, uint64_t addr, uint32_t data);
+/* From init() only: the next place on the PCI bus, 0 to 31, and its configuration space. */
+int dev_pci_slot(struct dev *d, unsigned *slot, uint64_t *config_gpa);
+/* Where the configuration space of the whole bus begins. */
+uint64_t dev_pci_config_gpa(void);
+/* Concurrent types only: an access to memory space, passed on as a bridge does. */
+uint64_t dev_forward_read(struct dev *d, uint64_t gpa, unsigned size);
+void dev_forward_write(struct dev *d, uint64_t gpa, unsigned size, uint64_t val);
+/* RAM; a range that is not RAM altogether: -EFAULT, and nothing is copied. */
+int dev_dma_read(struct dev *d, uint64_t gpa, void *buf, uint64_t bytes);
+int dev_dma_write(struct dev *d, uint64_t gpa, const void *buf, uint64_t bytes);
 
 /* Console bytes out of the machine; buffered by the embedder. */
 void dev_output(struct dev *d, const uint8_t *buf, size_t bytes);

@@ -19,6 +19,13 @@ json_t *report_populated_json(const struct vm *vm);
 /* The same table from such a document, whoever wrote it. */
 void report_counters(FILE *out, const json_t *vcpus);
 
+/*
+ * report_kvm.c: exits by reason, and which accelerations are active and why, of a machine
+ * under KVM; nothing and NULL with another engine.
+ */
+void report_kvm(FILE *out, struct vm *vm);
+json_t *report_kvm_json(struct vm *vm);
+
 const char *report_end_name(enum vmm_end end);
 
 /* One document on standard output, freed; @flags as of json_dumpf(). An exit status. */

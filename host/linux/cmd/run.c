@@ -275,6 +275,9 @@ static int create_machine(struct run *r)
 		.plan = &r->plan,
 		.prefault = r->o.prefault,
 		.reboot = r->o.reboot,
+		.test_device = r->o.test_device,
+		.halt_poll_set = r->o.halt_poll_ns != HALT_POLL_UNSET,
+		.halt_poll_ns = r->o.halt_poll_ns,
 		.count_insns = r->o.stats,
 		.sample_time = r->o.stats,
 		.code_cache_bytes = r->o.code_cache,
@@ -481,13 +484,15 @@ static int status_of(const struct run *r, const struct vmm_result *result)
 
 static int report(struct run *r, const struct vmm_result *result, uint64_t ran_ns, int status)
 {
-	json_t *doc;
+	json_t *doc, *kvm;
 
 	if (status == STATUS_TIMEOUT)
 		host_log(&r->host, LOG_WARN, "%s: ended by --timeout after %u s", r->o.name,
 			 r->o.timeout_s);
-	if (r->o.stats && !r->o.json)
+	if (r->o.stats && !r->o.json) {
 		report_stats(stderr, r->vm);
+		report_kvm(stderr, r->vm);
+	}
 	if (!r->o.json)
 		return status;
 	doc = json_pack("{s:s s:s s:i s:i s:i s:f s:f s:o}", "name", r->o.name, "end",
@@ -499,6 +504,8 @@ static int report(struct run *r, const struct vmm_result *result, uint64_t ran_n
 		json_object_set_new(doc, "populated", report_populated_json(r->vm));
 	if (r->o.stats && doc)
 		json_object_set_new(doc, "vcpus", report_stats_json(r->vm));
+	if (r->o.stats && doc && (kvm = report_kvm_json(r->vm)))
+		json_object_set_new(doc, "kvm", kvm);
 	return report_json(doc, JSON_COMPACT, status);
 }
 

@@ -4,6 +4,8 @@
 
 #include "options.h"
 
+#define HALT_POLL_UNSET UINT32_MAX
+
 enum run_engine { ENGINE_AUTO, ENGINE_KVM, ENGINE_SOFT, ENGINE_INTERP };
 
 struct run_options {
@@ -14,11 +16,11 @@ struct run_options {
 	unsigned memory_policy;                             /* enum mem_policy */
 	const char *pages;
 	bool exclusive, foreign, explain;
-	unsigned cpus, nodes, timeout_s, gdb_port;
+	unsigned cpus, nodes, timeout_s, gdb_port, halt_poll_ns;
 	unsigned engine; /* enum run_engine */
 	unsigned clock;  /* enum clock_source */
 	uint64_t memory, code_cache;
-	bool reboot, prefault, quiet, dry_run, json, stats, perf_map, help;
+	bool reboot, prefault, quiet, dry_run, json, stats, perf_map, test_device, help;
 };
 
 /* The table of options, nothing given yet. */

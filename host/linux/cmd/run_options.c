@@ -11,6 +11,8 @@
 #define MEMORY_MAX  ((uint64_t)64 << 40) /* what 46 physical address bits cover */
 #define TIMEOUT_MAX (366u * 24 * 3600)
 
+#define HALT_POLL_MAX_NS 1000000000u
+
 static const char *const engine_names[] = { "auto", "kvm", "soft", "interp", NULL };
 static const char *const node_words[] = { "cpus", "memory", "host-node", "pages", NULL };
 static const char *const policy_names[] = { "balanced", "compact", "spread", "isolate", NULL };
@@ -63,6 +65,8 @@ static const struct option table[] = {
 	  .help = "guest time: host, or icount: repeats exactly, one CPU (host)" },
 	{ "prefault", NULL, OPT_SWITCH, OFFSET(prefault),
 	  .help = "populate all guest memory before the start" },
+	{ "halt-poll", "NS", OPT_NUMBER, OFFSET(halt_poll_ns), .max = HALT_POLL_MAX_NS,
+	  .help = "KVM: how long an idle vCPU polls before it sleeps (0 where PUs are shared)" },
 	{ "code-cache", "SIZE", OPT_SIZE, OFFSET(code_cache), .min = VMM_CODE_CACHE_MIN,
 	  .max = GIB(1), .help = "translated code a CPU keeps, software engine (8M to 32M)" },
 	{ "config", "FILE.yaml", OPT_TEXT, OFFSET(config), .flag_only = true,
@@ -89,6 +93,8 @@ static const struct option table[] = {
 	  .help = "placement (--dry-run), counters and result as JSON" },
 	{ "stats", NULL, OPT_SWITCH, OFFSET(stats),
 	  .help = "print counters when the machine has ended" },
+	{ "test-device", NULL, OPT_SWITCH, OFFSET(test_device),
+	  .help = "add a PCI function that guest programs test with" },
 	{ "help", NULL, OPT_SWITCH, OFFSET(help), .flag_only = true,
 	  .help = "this list" },
 };
@@ -126,6 +132,7 @@ int run_options_get(struct option_set *s, int argc, char **argv, struct run_opti
 		.memory = GIB(1),
 		.engine = ENGINE_AUTO,
 		.reboot = true,
+		.halt_poll_ns = HALT_POLL_UNSET,
 		.foreign = true,
 	};
 	status = options_from_args(s, argc, argv);

@@ -48,12 +48,25 @@ const struct kvm_cap kvm_caps[] = {
 
 const unsigned nr_kvm_caps = ARRAY_SIZE(kvm_caps);
 
+static int open_device(void)
+{
+	return open(KVM_DEVICE, O_RDWR | O_CLOEXEC);
+}
+
+static int call_ioctl(int fd, unsigned long request, void *arg)
+{
+	return ioctl(fd, request, arg);
+}
+
+const struct kvm_sys kvm_sys_linux = { open_device, call_ioctl };
+const struct kvm_sys *kvm_sys = &kvm_sys_linux;
+
 int kvm_ioctl(int fd, unsigned long request, void *arg)
 {
 	int n;
 
 	do
-		n = ioctl(fd, request, arg);
+		n = kvm_sys->ioctl(fd, request, arg);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : n;
 }
@@ -98,7 +111,7 @@ static int check_caps(int fd, char *why, size_t why_bytes)
 
 int kvm_open(char *why, size_t why_bytes)
 {
-	int fd = open(KVM_DEVICE, O_RDWR | O_CLOEXEC), err;
+	int fd = kvm_sys->open(), err;
 
 	if (fd < 0) {
 		err = errno;

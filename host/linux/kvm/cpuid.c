@@ -21,6 +21,7 @@
 #define ADDRESS_SIZES 0x80000008u
 #define HYPERVISOR    0x40000001u
 
+#define XSAVE_AREA    0xd
 #define TSC_RATE      0x15
 #define TSC_FREQUENCY 0x16
 #define TIMING        0x40000010u /* EAX: the TSC's kHz */
@@ -46,6 +47,8 @@ static const struct rule rules[] = {
 	/* MD_CLEAR, SPEC_CTRL, STIBP, FLUSH_L1D, ARCH_CAPABILITIES, SSBD */
 	{ 7, 0, EDX, 0, BIT(10) | BIT(26) | BIT(27) | BIT(28) | BIT(29) | BIT(31) },
 	{ 7, 2, EDX, 0, 0x3f },
+	{ XSAVE_AREA, 0, EAX, 0, 0 }, /* components */
+	{ XSAVE_AREA, 1, EAX, 0, 0 },
 	{ EXTENDED + 1, 0, ECX, 0, 0 },
 	{ EXTENDED + 1, 0, EDX, 0, 0 },
 	{ HYPERVISOR, 0, EAX, BIT(15), 0 }, /* extended destinations: kvm_msi() */

@@ -9,6 +9,7 @@
  *   cpuid.c    the model's CPUID cut down to what KVM can do
  *   debug.c    a debugger's points and steps
  *   probe.c    is KVM here, and is it fast? caps.c the capabilities by name
+ *   event.c    doorbells and messages by event descriptors
  *   stats.c    the kernel's own counters
  *
  * Local APICs live in the kernel, IOAPIC, PIC and PIT are ours (split irqchip). The
@@ -19,6 +20,7 @@
 
 #include "compat.h"
 #include "core/vm.h"
+#include "engine_kvm.h"
 
 #include <pthread.h>
 
@@ -27,12 +29,34 @@
 #define KVM_DEBUG_POINTS 4  /* the processor's debug registers */
 #define KVM_EXIT_KINDS   48
 #define KVM_UNKNOWN_MSRS 32
+#define KVM_COUNTERS_MAX 96
 
 /* A level-triggered message whose end the kernel tells us; see machine.c. */
 struct kvm_route {
 	uint64_t addr;
 	uint32_t data;
 	uint64_t used; /* 0: free */
+};
+
+/* A device's message; see event.c. */
+struct kvm_message {
+	uint64_t addr; /* 0: none yet */
+	uint32_t data;
+	int fd; /* an irqfd, or -1 */
+};
+
+/* One of the kernel's counters; see stats.c. */
+struct kvm_counter {
+	char name[48];
+	uint32_t offset;
+	int stat; /* enum vcpu_stat that it is, or -1 */
+};
+
+struct kvm_counters {
+	bool described; /* by kvm_machine.lock; then all is constant */
+	_Atomic unsigned nr;
+	uint32_t data_offset, data_bytes;
+	struct kvm_counter counter[KVM_COUNTERS_MAX];
 };
 
 struct kvm_point {
@@ -55,11 +79,17 @@ struct kvm_machine {
 	/* MSRs already named in the log, 0 for a free slot; claimed by compare-and-swap. */
 	_Atomic uint64_t unknown_msr[KVM_UNKNOWN_MSRS];
 
-	pthread_mutex_t lock; /* the next three */
+	pthread_mutex_t
+		lock; /* the rest, but for what follows it; messages also by their device's */
 	struct kvm_route route[KVM_ROUTES];
 	uint64_t route_clock;
-	int64_t clock_base; /* the guest clock's, for which kvmclock was set */
+	struct kvm_message message[VM_MESSAGES_MAX];
+	unsigned nr_messages; /* that have been used, and those before them */
+	int64_t clock_base;   /* the guest clock's, for which kvmclock was set */
 	bool clock_set;
+
+	struct kvm_counters counters;
+	int64_t halt_poll_ns; /* set for this machine; -1: not */
 
 	/* Changed with every vCPU parked. */
 	struct kvm_point point[KVM_DEBUG_POINTS];
@@ -82,7 +112,9 @@ struct kvm_cpu {
 	uint64_t tsc_deadline; /* to be set when the TSC is, while !clock_set */
 	uint32_t debug_epoch;
 	bool stepping;
-	_Atomic uint64_t exits[KVM_EXIT_KINDS]; /* by KVM_EXIT_*; the owner writes */
+	/* The owner writes: exits that came to us, by KVM_EXIT_*; the kernel's counters. */
+	_Atomic uint64_t exits[KVM_EXIT_KINDS];
+	_Atomic uint64_t kernel[KVM_COUNTERS_MAX];
 };
 
 static inline struct kvm_machine *machine_of(const struct vm *vm)
@@ -94,6 +126,14 @@ static inline struct kvm_cpu *kvm_cpu_of(const struct vcpu *v)
 {
 	return v->engine_data;
 }
+
+/* How the engine reaches the kernel, but for KVM_RUN; tests put themselves in between. */
+struct kvm_sys {
+	int (*open)(void); /* as the system calls: -1 and errno */
+	int (*ioctl)(int fd, unsigned long request, void *arg);
+};
+extern const struct kvm_sys kvm_sys_linux;
+extern const struct kvm_sys *kvm_sys;
 
 /* ioctl() as 0 or more, or -errno; an interrupted one is begun again. */
 int kvm_ioctl(int fd, unsigned long request, void *arg);
@@ -118,10 +158,22 @@ int kvm_open(char *why, size_t why_bytes);
 int kvm_machine_create(struct vm *vm);
 void kvm_machine_destroy(struct vm *vm);
 void kvm_msi(struct vm *vm, uint64_t addr, uint32_t data);
+int kvm_dirty_log(struct vm *vm, bool on);
+int kvm_dirty_take(struct vm *vm, unsigned slot, uint64_t *bitmap);
 /* Before the vCPU enters guest code: its clocks are those of the machine. */
 void kvm_sync_clock(struct kvm_cpu *c);
 /* What the guest has made of its TSC since, into c->tsc_offset and c->tsc_deadline. */
 void kvm_read_tsc(struct kvm_cpu *c);
+
+/* All that there are, to the kernel; m->lock is held. */
+void kvm_set_routes(struct kvm_machine *m);
+
+/* event.c */
+void kvm_message(struct vm *vm, unsigned id, uint64_t addr, uint32_t data);
+void kvm_message_send(struct vm *vm, unsigned id);
+void kvm_messages_free(struct kvm_machine *m);
+int kvm_doorbell(struct vm *vm, struct dev_doorbell *b, uint64_t gpa);
+void kvm_doorbell_free(struct vm *vm, struct dev_doorbell *b);
 
 /* vcpu.c */
 int kvm_vcpu_create(struct vcpu *v);

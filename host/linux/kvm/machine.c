@@ -115,6 +115,20 @@ static bool pus_are_shared(const struct vm *vm)
 	return false;
 }
 
+static int set_halt_polling(struct vm *vm)
+{
+	struct kvm_machine *m = machine_of(vm);
+	uint32_t ns = vm->cfg.halt_poll_set ? vm->cfg.halt_poll_ns : 0;
+	int err;
+
+	if (!vm->cfg.halt_poll_set && !pus_are_shared(vm))
+		return 0; /* it stays as the administrator set it */
+	err = has_cap(m, KVM_CAP_HALT_POLL) > 0 ? enable(m, KVM_CAP_HALT_POLL, ns) : -ENOTSUP;
+	if (!err)
+		m->halt_poll_ns = ns;
+	return vm->cfg.halt_poll_set ? err : 0;
+}
+
 struct setup {
 	const char *what;
 	int err;
@@ -135,15 +149,16 @@ static struct setup set_up(struct vm *vm)
 	err = enable(m, KVM_CAP_X2APIC_API, x2apic);
 	if (err)
 		return (struct setup){ "KVM_CAP_X2APIC_API", err };
-	if (has_cap(m, KVM_CAP_HALT_POLL) > 0 && pus_are_shared(vm))
-		enable(m, KVM_CAP_HALT_POLL, 0); /* else it stays as the administrator set it */
+	err = set_halt_polling(vm);
+	if (err)
+		return (struct setup){ "--halt-poll (KVM_CAP_HALT_POLL)", err };
 	err = kvm_msr_filter(m);
 	return (struct setup){ "KVM_CAP_X86_MSR_FILTER", err };
 }
 
 /* --- memory ------------------------------------------------------------------------ */
 
-static int add_memory(struct vm *vm)
+static int set_memory(struct vm *vm, uint32_t flags)
 {
 	const struct kvm_machine *m = machine_of(vm);
 
@@ -151,6 +166,7 @@ static int add_memory(struct vm *vm)
 		const struct gmem_slot *s = &vm->gmem.slot[i];
 		struct kvm_userspace_memory_region r = {
 			.slot = i,
+			.flags = flags,
 			.guest_phys_addr = s->gpa,
 			.memory_size = s->bytes,
 			.userspace_addr = (uintptr_t)s->hva,
@@ -165,6 +181,19 @@ static int add_memory(struct vm *vm)
 					 (unsigned long long)s->gpa, strerror(-err));
 	}
 	return 0;
+}
+
+int kvm_dirty_log(struct vm *vm, bool on)
+{
+	return set_memory(vm, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+}
+
+/* What is taken is protected anew: the next write to it shows in the next log. */
+int kvm_dirty_take(struct vm *vm, unsigned slot, uint64_t *bitmap)
+{
+	struct kvm_dirty_log log = { .slot = slot, .dirty_bitmap = bitmap };
+
+	return kvm_ioctl(machine_of(vm)->vm_fd, KVM_GET_DIRTY_LOG, &log);
 }
 
 /* --- life --------------------------------------------------------------------------- */
@@ -223,6 +252,9 @@ int kvm_machine_create(struct vm *vm)
 		return -ENOMEM;
 	m->vm = vm;
 	m->kvm_fd = m->vm_fd = -1;
+	m->halt_poll_ns = -1;
+	for (unsigned i = 0; i < VM_MESSAGES_MAX; i++)
+		m->message[i].fd = -1;
 	pthread_mutex_init(&m->lock, NULL);
 	vm->engine_data = m;
 
@@ -237,7 +269,7 @@ int kvm_machine_create(struct vm *vm)
 				  done.what, strerror(-err));
 	}
 	if (!err)
-		err = add_memory(vm);
+		err = set_memory(vm, 0);
 	if (err)
 		kvm_machine_destroy(vm);
 	return err;
@@ -249,6 +281,7 @@ void kvm_machine_destroy(struct vm *vm)
 
 	if (!m)
 		return;
+	kvm_messages_free(m);
 	if (m->vm_fd >= 0)
 		close(m->vm_fd);
 	if (m->kvm_fd >= 0)
@@ -272,32 +305,37 @@ static uint64_t kvm_msi_addr(uint64_t addr)
 	return (uint32_t)(addr & ~MSI_EXT_DEST_MASK) | high << 32;
 }
 
-/* m->lock is held. */
-static void set_routes(struct kvm_machine *m)
+static void add_route(struct kvm_irq_routing *t, uint32_t gsi, uint64_t msi_addr, uint32_t data)
 {
-	union {
-		struct kvm_irq_routing head;
-		uint8_t bytes[sizeof(struct kvm_irq_routing) +
-			      KVM_ROUTES * sizeof(struct kvm_irq_routing_entry)];
-	} t = { .head = { .nr = 0 } };
-	int err;
+	uint64_t addr = kvm_msi_addr(msi_addr);
 
-	for (unsigned i = 0; i < KVM_ROUTES; i++) {
-		uint64_t addr = kvm_msi_addr(m->route[i].addr);
+	t->entries[t->nr++] = (struct kvm_irq_routing_entry){
+		.gsi = gsi,
+		.type = KVM_IRQ_ROUTING_MSI,
+		.u.msi = { .address_lo = (uint32_t)addr,
+			   .address_hi = (uint32_t)(addr >> 32),
+			   .data = data },
+	};
+}
 
-		if (!m->route[i].used)
-			continue;
-		t.head.entries[t.head.nr++] = (struct kvm_irq_routing_entry){
-			.gsi = i,
-			.type = KVM_IRQ_ROUTING_MSI,
-			.u.msi = { .address_lo = (uint32_t)addr,
-				   .address_hi = (uint32_t)(addr >> 32),
-				   .data = m->route[i].data },
-		};
-	}
-	err = kvm_ioctl(m->vm_fd, KVM_SET_GSI_ROUTING, &t);
+/* The pins' first: the kernel looks among as many as are reserved for them. */
+void kvm_set_routes(struct kvm_machine *m)
+{
+	size_t entries = KVM_ROUTES + m->nr_messages;
+	struct kvm_irq_routing *t = calloc(1, sizeof(*t) + entries * sizeof(t->entries[0]));
+	int err = t ? 0 : -ENOMEM;
+
+	for (unsigned i = 0; t && i < KVM_ROUTES; i++)
+		if (m->route[i].used)
+			add_route(t, i, m->route[i].addr, m->route[i].data);
+	for (unsigned i = 0; t && i < m->nr_messages; i++)
+		if (m->message[i].addr)
+			add_route(t, KVM_ROUTES + i, m->message[i].addr, m->message[i].data);
+	if (t)
+		err = kvm_ioctl(m->vm_fd, KVM_SET_GSI_ROUTING, t);
 	if (err)
 		host_log(&m->vm->host, LOG_ERR, "KVM_SET_GSI_ROUTING: %s", strerror(-err));
+	free(t);
 }
 
 static void learn_route(struct kvm_machine *m, uint64_t addr, uint32_t data)
@@ -314,7 +352,7 @@ static void learn_route(struct kvm_machine *m, uint64_t addr, uint32_t data)
 	if (r == m->route + KVM_ROUTES) {
 		r = oldest;
 		*r = (struct kvm_route){ .addr = addr, .data = data, .used = 1 };
-		set_routes(m);
+		kvm_set_routes(m);
 	}
 	r->used = ++m->route_clock;
 	pthread_mutex_unlock(&m->lock);

@@ -43,7 +43,9 @@ static const struct state_msr state_msrs[] = {
 	FIELD(0x20e, mtrr_phys[14]),	FIELD(0x20f, mtrr_phys[15]),
 	FIELD(0x4b564d00, kvm_wall_clock), FIELD(0x4b564d01, kvm_system_time),
 	FIELD(0x4b564d03, kvm_steal_time), FIELD(0x4b564d04, kvm_eoi),
-	FIELD(0x4b564d05, kvm_poll),
+	FIELD(0x4b564d05, kvm_poll),	FIELD(0x1d9, debugctl),
+	FIELD(0x140, misc_features),	FIELD(0x17a, mcg_status),
+	FIELD(0xc0010015, hwcr),
 };
 /* clang-format on */
 

@@ -7,10 +7,14 @@
  */
 #include "kvm.h"
 
-#define XSTATE_BV     512 /* offset of the XSAVE header */
-#define XCR0_BASE     3   /* x87 and SSE */
-#define SHADOW_STI    KVM_X86_SHADOW_INT_STI
-#define SHADOW_MOV_SS KVM_X86_SHADOW_INT_MOV_SS
+#define XSTATE_BV 512 /* offset of the XSAVE header */
+#define XCR0_BASE 3   /* x87 and SSE */
+
+#define APIC_ID          0x20
+#define APIC_TPR         8 /* the register's number */
+#define APIC_BASE_X2APIC BIT(10)
+#define SHADOW_STI       KVM_X86_SHADOW_INT_STI
+#define SHADOW_MOV_SS    KVM_X86_SHADOW_INT_MOV_SS
 
 /* --- general registers --------------------------------------------------------------- */
 
@@ -104,7 +108,6 @@ static void sregs_to_state(const struct kvm_sregs *k, struct cpu_state *s)
 	s->apic_base = k->apic_base;
 }
 
-/* CR8 and an interrupt on its way in stay as they are in @k. */
 static void sregs_of_state(const struct cpu_state *s, struct kvm_sregs *k)
 {
 	k->es = kvm_segment_of(&s->seg[SEG_ES]);
@@ -125,17 +128,17 @@ static void sregs_of_state(const struct cpu_state *s, struct kvm_sregs *k)
 	k->apic_base = s->apic_base;
 }
 
-static int set_sregs(struct kvm_cpu *c, const struct cpu_state *s, bool reset)
+/* CR8 is the APIC's to say; an interrupt on its way comes with the events. */
+static int set_sregs(struct kvm_cpu *c, const struct cpu_state *s)
 {
 	struct kvm_sregs k;
 	int err = kvm_ioctl(c->fd, KVM_GET_SREGS, &k);
 
 	if (err)
 		return err;
-	if (reset) {
-		k.cr8 = 0;
-		memset(k.interrupt_bitmap, 0, sizeof(k.interrupt_bitmap));
-	}
+	if (s->apic_valid)
+		k.cr8 = s->apic[APIC_TPR] >> 4 & 15;
+	memset(k.interrupt_bitmap, 0, sizeof(k.interrupt_bitmap));
 	sregs_of_state(s, &k);
 	return kvm_ioctl(c->fd, KVM_SET_SREGS, &k);
 }
@@ -203,6 +206,19 @@ static int set_debugregs(struct kvm_cpu *c, const struct cpu_state *s)
 	return kvm_ioctl(c->fd, KVM_SET_DEBUGREGS, &d);
 }
 
+static void event_to_state(const struct kvm_vcpu_events *e, struct cpu_state *s)
+{
+	if (e->interrupt.injected) {
+		s->event.kind = e->interrupt.soft ? EVENT_SOFT_INTERRUPT : EVENT_INTERRUPT;
+		s->event.vector = e->interrupt.nr;
+	} else if (e->exception.injected || e->exception.pending) {
+		s->event.kind = EVENT_EXCEPTION;
+		s->event.vector = e->exception.nr;
+		s->event.has_error = e->exception.has_error_code;
+		s->event.error = e->exception.error_code;
+	}
+}
+
 static int get_events(struct kvm_cpu *c, struct cpu_state *s)
 {
 	struct kvm_vcpu_events e;
@@ -210,6 +226,7 @@ static int get_events(struct kvm_cpu *c, struct cpu_state *s)
 
 	if (err)
 		return err;
+	event_to_state(&e, s);
 	s->sti_shadow = e.interrupt.shadow & SHADOW_STI;
 	s->movss_shadow = e.interrupt.shadow & SHADOW_MOV_SS;
 	s->nmi_blocked = e.nmi.masked;
@@ -217,15 +234,27 @@ static int get_events(struct kvm_cpu *c, struct cpu_state *s)
 	return 0;
 }
 
-/* What is on its way into the guest stays on its way: @e is from before the registers. */
-static int set_events(struct kvm_cpu *c, const struct cpu_state *s, struct kvm_vcpu_events *e)
+static int set_events(struct kvm_cpu *c, const struct cpu_state *s)
 {
-	e->interrupt.shadow =
+	enum event_kind kind = s->event.kind;
+	struct kvm_vcpu_events e = {
+		.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW,
+		.nmi = { .masked = s->nmi_blocked, .pending = s->nmi_pending },
+	};
+
+	e.interrupt.shadow =
 		(uint8_t)((s->sti_shadow ? SHADOW_STI : 0) | (s->movss_shadow ? SHADOW_MOV_SS : 0));
-	e->nmi.masked = s->nmi_blocked;
-	e->nmi.pending = s->nmi_pending && !e->nmi.injected;
-	e->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
-	return kvm_ioctl(c->fd, KVM_SET_VCPU_EVENTS, e);
+	if (kind == EVENT_INTERRUPT || kind == EVENT_SOFT_INTERRUPT) {
+		e.interrupt.injected = 1;
+		e.interrupt.soft = kind == EVENT_SOFT_INTERRUPT;
+		e.interrupt.nr = s->event.vector;
+	} else if (kind == EVENT_EXCEPTION) {
+		e.exception.injected = 1;
+		e.exception.nr = s->event.vector;
+		e.exception.has_error_code = s->event.has_error;
+		e.exception.error_code = s->event.error;
+	}
+	return kvm_ioctl(c->fd, KVM_SET_VCPU_EVENTS, &e);
 }
 
 static int get_mp_state(struct kvm_cpu *c, struct cpu_state *s)
@@ -263,6 +292,32 @@ static int set_mp_state(struct kvm_cpu *c, const struct cpu_state *s, bool reset
 	return kvm_ioctl(c->fd, KVM_SET_MP_STATE, &mp);
 }
 
+/* --- the local APIC: a register in the first four of 16 bytes
+ * -------------------------------------- */
+
+static int get_apic(struct kvm_cpu *c, struct cpu_state *s)
+{
+	struct kvm_lapic_state page;
+	int err = kvm_ioctl(c->fd, KVM_GET_LAPIC, &page);
+
+	for (unsigned i = 0; i < APIC_REGS; i++)
+		s->apic[i] = err ? 0 : load_u32(page.regs + 16 * i);
+	s->apic_valid = !err;
+	return err;
+}
+
+/* The ID is the vCPU's own: the page of another engine may have it in the other mode's form. */
+static int set_apic(struct kvm_cpu *c, const struct cpu_state *s)
+{
+	struct kvm_lapic_state page = { { 0 } };
+	uint32_t id = c->vcpu->apic_id;
+
+	for (unsigned i = 0; i < APIC_REGS; i++)
+		store_u32(page.regs + 16 * i, s->apic[i]);
+	store_u32(page.regs + APIC_ID, s->apic_base & APIC_BASE_X2APIC ? id : id << 24);
+	return kvm_ioctl(c->fd, KVM_SET_LAPIC, &page);
+}
+
 /* --- the whole -------------------------------------------------------------------------------- */
 
 static int read_state(struct kvm_cpu *c, struct cpu_state *s)
@@ -284,6 +339,8 @@ static int read_state(struct kvm_cpu *c, struct cpu_state *s)
 		err = get_debugregs(c, s);
 	if (!err)
 		err = get_events(c, s);
+	if (!err)
+		err = get_apic(c, s);
 	return err;
 }
 
@@ -302,22 +359,26 @@ void kvm_get_state(struct vcpu *v, struct cpu_state *s)
 	s->tsc_deadline = c->tsc_deadline;
 }
 
+static int write_apic(struct kvm_cpu *c, const struct cpu_state *s, bool reset)
+{
+	if (reset)
+		return kvm_ioctl(c->fd, KVM_SET_LAPIC, &c->lapic_reset);
+	return s->apic_valid ? set_apic(c, s) : 0;
+}
+
 static int write_state(struct kvm_cpu *c, const struct cpu_state *s, bool reset)
 {
-	struct kvm_vcpu_events events = { 0 };
 	struct kvm_regs regs = regs_of_state(s);
-	int err = reset ? 0 : kvm_ioctl(c->fd, KVM_GET_VCPU_EVENTS, &events);
+	int err = set_sregs(c, s);
 
-	if (!err)
-		err = set_sregs(c, s, reset);
 	if (!err)
 		err = kvm_ioctl(c->fd, KVM_SET_REGS, &regs);
 	if (!err)
 		err = set_xsave(c, s);
 	if (!err)
 		err = set_debugregs(c, s);
-	if (!err && reset)
-		err = kvm_ioctl(c->fd, KVM_SET_LAPIC, &c->lapic_reset);
+	if (!err)
+		err = write_apic(c, s, reset);
 	if (err)
 		return err;
 
@@ -327,7 +388,7 @@ static int write_state(struct kvm_cpu *c, const struct cpu_state *s, bool reset)
 	err = kvm_set_msrs(c, s);
 	if (!err)
 		err = set_mp_state(c, s, reset);
-	return err ? err : set_events(c, s, &events);
+	return err ? err : set_events(c, s);
 }
 
 int kvm_set_state(struct vcpu *v, const struct cpu_state *s)

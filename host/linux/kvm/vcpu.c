@@ -59,6 +59,49 @@ static int read_tsc_rate(struct kvm_cpu *c)
 	return 0;
 }
 
+/* Part @part of @parts of a slot, by whole pages; the kernel may do it in pieces. */
+static int prefault_part(struct kvm_cpu *c, const struct gmem_slot *s, uint64_t part,
+			 uint64_t parts)
+{
+	uint64_t pages = s->bytes / PAGE_SIZE;
+	uint64_t first = pages * part / parts, end = pages * (part + 1) / parts;
+	struct kvm_pre_fault_memory r = {
+		.gpa = s->gpa + first * PAGE_SIZE,
+		.size = (end - first) * PAGE_SIZE,
+	};
+	int err = 0;
+
+	while (r.size && !err) {
+		err = kvm_ioctl(c->fd, KVM_PRE_FAULT_MEMORY, &r);
+		if (err == -EAGAIN)
+			err = 0;
+	}
+	return err;
+}
+
+/*
+ * Second-level page tables for the memory of its own node, shared among the node's
+ * vCPUs, which all do it at once. Without it faults do it later; so errors do not matter.
+ */
+static void prefault(struct kvm_cpu *c)
+{
+	const struct vm *vm = c->vcpu->vm;
+	uint64_t part = 0, parts = 0;
+
+	if (kvm_ioctl_n(c->machine->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_PRE_FAULT_MEMORY) <= 0)
+		return;
+	for (unsigned i = 0; i < vm->nr_vcpus; i++) {
+		if (vm->vcpu[i]->guest_node != c->vcpu->guest_node)
+			continue;
+		part += i < c->vcpu->id;
+		parts++;
+	}
+	for (unsigned i = 0; i < vm->gmem.nr_slots; i++)
+		if (vm->gmem.slot[i].node == c->vcpu->guest_node &&
+		    prefault_part(c, &vm->gmem.slot[i], part, parts))
+			return;
+}
+
 static int set_up(struct kvm_cpu *c, const char **what)
 {
 	int err = map_run(c);
@@ -77,7 +120,10 @@ static int set_up(struct kvm_cpu *c, const char **what)
 	if (c->machine->arch_capabilities)
 		kvm_set_msr(c, MSR_ARCH_CAPABILITIES, c->machine->arch_capabilities);
 	*what = "KVM_GET_LAPIC (KVM_CAP_SPLIT_IRQCHIP)";
-	return save_lapic(c);
+	err = save_lapic(c);
+	if (!err && c->vcpu->vm->cfg.prefault)
+		prefault(c);
+	return err;
 }
 
 int kvm_vcpu_create(struct vcpu *v)

@@ -329,6 +329,32 @@ void user_try(const void *code, unsigned long a, unsigned long b);
 uint32_t pm_timer(void);
 void delay_us(uint32_t us);
 
+/* --- ACPI (acpi.c) ---------------------------------------------------------- */
+
+struct acpi_table {
+	char signature[4];
+	uint32_t bytes;
+	uint8_t revision, checksum;
+	char oem[6], oem_table[8];
+	uint32_t oem_revision, creator, creator_revision;
+} __attribute__((packed));
+
+struct acpi_rsdp {
+	char signature[8];
+	uint8_t checksum;
+	char oem[6];
+	uint8_t revision;
+	uint32_t rsdt;
+	uint32_t bytes;
+	uint64_t xsdt;
+	uint8_t checksum2, reserved[3];
+} __attribute__((packed));
+
+/* NULL: there is none. */
+const struct acpi_rsdp *acpi_rsdp(void);
+const struct acpi_table *acpi_find(const char *signature);
+bool acpi_adds_up(const struct acpi_table *t);
+
 #ifdef __x86_64__
 /* --- paging (page.c) ------------------------------------------------------ */
 
