@@ -115,9 +115,13 @@ static void resume_machine(struct live *l, struct live_answer *a)
 
 static void tell_stats(struct live *l, struct live_answer *a)
 {
+	json_t *kvm = report_kvm_json(l->cfg.vm);
+
 	a->result = json_pack("{s:s s:s s:f s:o}", "name", l->cfg.name, "engine", l->cfg.engine,
 			      "seconds", (double)(live_now_ns(l) - l->started_ns) / 1e9, "vcpus",
 			      report_stats_json(l->cfg.vm));
+	if (kvm)
+		json_object_set_new(a->result, "kvm", kvm);
 }
 
 void live_do(struct live *l, const struct control_request *r, struct live_answer *a)

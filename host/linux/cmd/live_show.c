@@ -126,6 +126,7 @@ int cmd_stats(int argc, char **argv)
 		printf("%s: %s engine, %.1f s\n", live_text(doc, "name"), live_text(doc, "engine"),
 		       live_real(doc, "seconds"));
 		report_counters(stdout, json_object_get(doc, "vcpus"));
+		report_accelerations(stdout, json_object_get(doc, "kvm"));
 		status = finish_output(0);
 	}
 	json_decref(doc);

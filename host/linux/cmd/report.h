@@ -25,6 +25,8 @@ void report_counters(FILE *out, const json_t *vcpus);
  */
 void report_kvm(FILE *out, struct vm *vm);
 json_t *report_kvm_json(struct vm *vm);
+/* The same text from such a document, whoever wrote it; NULL: nothing. */
+void report_accelerations(FILE *out, const json_t *kvm);
 
 const char *report_end_name(enum vmm_end end);
 

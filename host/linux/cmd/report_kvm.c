@@ -13,35 +13,6 @@ static uint64_t total(struct vm *vm, unsigned id)
 	return sum;
 }
 
-/* Only what happened. */
-static void print_counters(FILE *out, struct vm *vm)
-{
-	unsigned nr = kvm_nr_counters(vm);
-
-	fprintf(out, "\n%-28s %15s\n", "KVM counter", "total");
-	for (unsigned id = 0; id < nr; id++) {
-		const char *name = kvm_counter_name(vm, id);
-		uint64_t n = name ? total(vm, id) : 0;
-
-		if (n)
-			fprintf(out, "%-28s %15llu\n", name, (unsigned long long)n);
-	}
-}
-
-void report_kvm(FILE *out, struct vm *vm)
-{
-	struct accel a[ACCELS_MAX];
-	unsigned nr = kvm_accelerations(vm, a);
-
-	if (!nr)
-		return;
-	print_counters(out, vm);
-	fprintf(out, "\n%-28s %-10s %s\n", "acceleration", "state", "known from");
-	for (unsigned i = 0; i < nr; i++)
-		fprintf(out, "%-28s %-10s %s: %s\n", a[i].name, accel_state_name(a[i].state),
-			a[i].read ? "read" : "inferred", a[i].why);
-}
-
 json_t *report_kvm_json(struct vm *vm)
 {
 	struct accel a[ACCELS_MAX];
@@ -61,4 +32,45 @@ json_t *report_kvm_json(struct vm *vm)
 							"state", accel_state_name(a[i].state),
 							"read", a[i].read, "why", a[i].why));
 	return json_pack("{s:o s:o}", "counters", counters, "accelerations", accels);
+}
+
+/* Only what happened. */
+static void print_counters(FILE *out, const json_t *counters)
+{
+	const char *name;
+	json_t *n;
+
+	fprintf(out, "\n%-28s %15s\n", "KVM counter", "total");
+	json_object_foreach((json_t *)counters, name, n) if (json_integer_value(n))
+		fprintf(out, "%-28s %15lld\n", name, (long long)json_integer_value(n));
+}
+
+static const char *text(const json_t *doc, const char *key)
+{
+	const char *s = json_string_value(json_object_get(doc, key));
+
+	return s ? s : "";
+}
+
+void report_accelerations(FILE *out, const json_t *kvm)
+{
+	const json_t *accel;
+	size_t i;
+
+	if (!kvm)
+		return;
+	print_counters(out, json_object_get(kvm, "counters"));
+	fprintf(out, "\n%-28s %-10s %s\n", "acceleration", "state", "known from");
+	json_array_foreach(json_object_get(kvm, "accelerations"), i, accel)
+		fprintf(out, "%-28s %-10s %s: %s\n", text(accel, "name"), text(accel, "state"),
+			json_is_true(json_object_get(accel, "read")) ? "read" : "inferred",
+			text(accel, "why"));
+}
+
+void report_kvm(FILE *out, struct vm *vm)
+{
+	json_t *kvm = report_kvm_json(vm);
+
+	report_accelerations(out, kvm);
+	json_decref(kvm);
 }
