@@ -100,8 +100,7 @@ static void put(struct connection *k, json_t *doc)
 	json_decref(doc);
 	more = k->gone ? NULL : realloc(k->out, k->out_bytes + bytes + 1);
 	if (more) {
-		memcpy(more + k->out_bytes, text, bytes);
-		more[k->out_bytes + bytes] = '\n';
+		*(char *)mempcpy(more + k->out_bytes, text, bytes) = '\n';
 		k->out = more;
 		k->out_bytes += bytes + 1;
 	}
