@@ -96,7 +96,10 @@ enum cold_kind {
 	COLD_LOOKUP,
 	COLD_INTERP,
 	COLD_ATTEND,
-	COLD_STALE
+	COLD_STALE,
+	COLD_CALL,
+	COLD_RIP,
+	COLD_RETURN
 };
 
 /* Something to emit after the hot code. */
@@ -117,6 +120,7 @@ struct cold {
 
 	/* COLD_EDGE, COLD_FAR */
 	uint8_t edge;
+	bool call; /* COLD_LOOKUP, too: the way here was a call, which returns to @back */
 	int32_t target;
 };
 
@@ -196,6 +200,24 @@ void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int1
 void xgen_vec_gate(struct gen *g);
 void xgen_poll(struct gen *g);
 bool xgen_address_is_simple(const struct insn *n);
+struct place xgen_operand(struct gen *g, struct insn *n, bool write);
+void xgen_save_flags(struct emit *e);
+void xgen_host_flags(struct gen *g);
+void xgen_exit(struct gen *g, enum xlat_exit why, uint32_t what);
+
+/* xlat_jump.c */
+bool xjump_call(struct gen *g, struct insn *n);
+bool xjump_ret(struct gen *g, struct insn *n);
+bool xjump_jmp(struct gen *g, struct insn *n);
+bool xjump_jcc(struct gen *g, struct insn *n);
+/* Edge @edge of the block, to @target in this page or off it; @cc 16: always. */
+void xjump_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target);
+/* What of it is rarely executed: cold_kind COLD_EDGE and those that are nobody else's. */
+void xjump_cold(struct gen *g, const struct cold *k);
+/* @n instructions of the block have retired. Touches no flags, keeps r10. */
+void xgen_count(struct gen *g, unsigned n);
+/* The address of offset @off of this page into @dst. */
+void xgen_rip(struct gen *g, unsigned dst, int32_t off);
 
 /* xlat_sys.c */
 bool xsys_pushf(struct gen *g, struct insn *n);
