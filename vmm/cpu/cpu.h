@@ -206,7 +206,6 @@ struct cpu {
 		uint64_t code;     /* where to enter it */
 		uint64_t jump_key; /* added to a RIP makes a jump-cache tag; follows asid */
 		uint64_t vec_gate; /* called before vector instructions: loads them, or returns */
-		_Atomic uint32_t *attention;
 		uint64_t *tally;   /* where code counts itself; see xlat_tally.h */
 		uint32_t why;      /* enum xlat_exit */
 		uint32_t what;     /* which edge, or which offset in the page */

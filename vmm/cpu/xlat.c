@@ -93,7 +93,6 @@ int xlat_create(struct cpu *c, int host_node)
 	x->counts = c->icount || c->vm->cfg.count_insns;
 	x->tsc_inline = ticks_are_tsc(c);
 	c->x.self = c;
-	c->x.attention = &c->vcpu->attention;
 	c->x.vec_gate = x->tramp.vec_load;
 	xlat_asid_changed(c);
 	h->ops->thread_set_gs(h->ctx, c);

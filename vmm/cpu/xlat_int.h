@@ -18,6 +18,7 @@
 
 #include "cpu/block.h"
 #include "cpu/emit.h"
+#include "cpu/soft.h"
 #include "cpu/xlat.h"
 
 #include <Zydis/Zydis.h>

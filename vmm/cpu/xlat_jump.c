@@ -21,21 +21,16 @@
 #include "cpu/xlat_tally.h"
 
 /* Host flags are free. Attention? */
-static void emit_attention(struct gen *g, unsigned scratch, enum cold_kind otherwise)
+static void emit_attention(struct gen *g, enum cold_kind otherwise)
 {
-	struct emit *e = g->e;
-
-	emit_gs_load(e, scratch, CPU_OFF(x.attention));
-	emit_rex(e, false, 0, 0, scratch);
-	emit_u8(e, 0x83); /* cmp dword [scratch], 0 */
-	emit_u8(e, 0x38 | (scratch & 7));
-	emit_u8(e, 0);
+	emit_gs(g->e, false, 0x83, 7, CPU_ATTENTION_OFF); /* cmp dword, 0 */
+	emit_u8(g->e, 0);
 	xgen_cold_if(g, otherwise, CC_NZ);
 }
 
 void xgen_poll(struct gen *g)
 {
-	emit_attention(g, S1, COLD_ATTEND);
+	emit_attention(g, COLD_ATTEND);
 }
 
 void xgen_count(struct gen *g, unsigned n)
@@ -85,7 +80,7 @@ static struct cold *emit_dispatch(struct gen *g, struct insn *n, bool call)
 static void emit_jump_rip(struct gen *g, struct insn *n, bool poll)
 {
 	if (poll)
-		emit_attention(g, S2, COLD_RIP);
+		emit_attention(g, COLD_RIP);
 	emit_dispatch(g, n, false);
 }
 
@@ -138,7 +133,7 @@ static void emit_return_entry(struct gen *g, bool look_for_room)
 {
 	struct emit *e = g->e;
 
-	emit_attention(g, S2, COLD_CALL);
+	emit_attention(g, COLD_CALL);
 	if (look_for_room) {
 		emit_gs(e, true, 0x3b, H_RSP, CPU_OFF(x.return_limit)); /* cmp */
 		xgen_cold_if(g, COLD_CALL, CC_B);
@@ -267,8 +262,7 @@ static void cold_poll(struct gen *g, struct xedge *edge, uint64_t on, uint64_t o
 
 	edge->poll = emit_here(e);
 	xtally_begin(g->x, XTALLY_HOT);
-	emit_gs_load(e, S2, CPU_OFF(x.attention));
-	emit_load(e, false, 0x8b, S2, S2, 0);
+	emit_gs(e, false, 0x8b, S2, CPU_ATTENTION_OFF);
 	emit_u8(e, 0x4c); /* lea r10, [rip + table] */
 	emit_u8(e, 0x8d);
 	emit_u8(e, 0x15);

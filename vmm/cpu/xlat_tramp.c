@@ -182,10 +182,7 @@ static void make_ret_miss(struct emit *e, struct xtramp *t)
 	emit_jmp(e, t->attend);
 
 	t->ret_miss = emit_here(e);
-	emit_gs_load(e, H_R11, CPU_OFF(x.attention));
-	emit_u8(e, 0x41); /* cmp dword [r11], 0 */
-	emit_u8(e, 0x83);
-	emit_u8(e, 0x3b);
+	emit_gs(e, false, 0x83, 7, CPU_ATTENTION_OFF); /* cmp dword, 0 */
 	emit_u8(e, 0);
 	emit_jcc(e, CC_NZ, attend);
 	for (unsigned i = 1; i <= RETURN_SEARCH; i++)
