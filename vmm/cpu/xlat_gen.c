@@ -265,36 +265,50 @@ static int32_t slot_off(const struct access *a)
 	return a->page >= 0 && !a->hoist ? xaddend_off(a->page) : xslot_off(a);
 }
 
+/* The word at @off into r11, unless it is there. */
+void xgen_hold(struct gen *g, int32_t off)
+{
+	if (g->held != off)
+		emit_gs_load(g->e, S2, off);
+	g->held = off;
+}
+
+/* Somebody has looked it up already. */
+static bool is_ready(const struct access *a)
+{
+	return a->leader || a->at_head;
+}
+
 /* An access of the form [register + displacement], alone or in a group. */
 static struct place emit_simple(struct gen *g, struct insn *n, const struct access *a)
 {
 	struct emit *e = g->e;
 	unsigned base = xhome(a->base);
+	int32_t disp = a->disp + (a->base == RSP ? g->sp_lag : 0);
 	uint8_t *retry;
 
-	if (a->leader) {
-		emit_gs_load(e, S2, slot_off(a->leader));
-		return (struct place){ (uint8_t)base, S2, 0, a->disp };
-	}
 	if (a->hoist)
 		return xloop_place(g, n, a);
-	if (a->at_head) {
-		emit_gs_load(e, S2, xaddend_off(a->page));
-		return (struct place){ (uint8_t)base, S2, 0, a->disp };
+	if (is_ready(a)) {
+		xgen_hold(g, a->leader ? slot_off(a->leader) : xaddend_off(a->page));
+		return (struct place){ (uint8_t)base, S2, 0, disp };
 	}
+	g->held = 0;
 	xgen_spill_flags(g, n->live_in);
 	retry = e->p;
 	xtally_begin(g->x, XTALLY_HOT);
 	emit_lea(e, true, S2, base, H_NONE, 0, a->from);
 	if (a->page >= 0) {
 		xgen_page_check(g, n, a, a->page, a->bytes, a->write, S2, S2, retry);
-		emit_gs_load(e, S2, xaddend_off(a->page));
+		xgen_hold(g, xaddend_off(a->page));
 	} else {
 		emit_probe(g, n, a, a->bytes, a->write, retry);
-		if (a->leads)
+		if (a->leads) {
 			emit_gs_store(e, S2, slot_off(a));
+			g->held = slot_off(a);
+		}
 	}
-	return (struct place){ (uint8_t)base, S2, 0, a->disp };
+	return (struct place){ (uint8_t)base, S2, 0, disp };
 }
 
 /* The memory operand. Its place is good until r11 is used again. */
@@ -307,6 +321,7 @@ struct place xgen_operand(struct gen *g, struct insn *n, bool write)
 		return emit_simple(g, n, &n->at);
 	if (n->at.hoist)
 		return xloop_place(g, n, &n->at);
+	g->held = 0;
 	xgen_spill_flags(g, n->live_in);
 	retry = g->e->p;
 	xtally_begin(g->x, XTALLY_HOT);
@@ -332,9 +347,11 @@ struct place xgen_stack(struct gen *g, struct insn *n)
 /* Once a block: nothing in it takes the vector registers away again. */
 void xgen_vec_gate(struct gen *g)
 {
-	if (!g->vec_live)
-		emit_gs(g->e, false, 0xff, 2, CPU_OFF(x.vec_gate));
+	if (g->vec_live)
+		return;
+	emit_gs(g->e, false, 0xff, 2, CPU_OFF(x.vec_gate));
 	g->vec_live = true;
+	g->held = 0;
 }
 
 /* Where in the encoding a register operand stands. */
@@ -434,6 +451,8 @@ static bool emit_plain(struct gen *g, struct insn *n)
 	want_flags(g, n);
 	for (s = 0; s < nr_spilled; s++)
 		emit_gs_load(g->e, spilled[s].scratch, GPR_OFF(spilled[s].gpr));
+	if (nr_spilled == 2)
+		g->held = 0;
 	m->flags = (uint8_t)g->flags;
 	emit_bytes(g->e, code, x86enc(code, &n->z, n->bytes, &enc));
 	for (s = 0; s < nr_spilled; s++)
@@ -543,6 +562,8 @@ static bool emit_lea_insn(struct gen *g, struct insn *n)
 	flat.mem = 1;
 	flat.operand[1].mem.segment = ZYDIS_REGISTER_DS;
 	dst = xhome(gpr) == H_NONE ? S2 : xhome(gpr);
+	if (dst == S2)
+		g->held = 0;
 	if (p->mem.disp.value != (int32_t)p->mem.disp.value)
 		return false;
 	/* The destination may be the index: not to be written early. */
@@ -550,6 +571,7 @@ static bool emit_lea_insn(struct gen *g, struct insn *n)
 	    (p->mem.base == ZYDIS_REGISTER_RIP ||
 	     (p->mem.base != ZYDIS_REGISTER_NONE && xhome(decode_gpr(p->mem.base)) == H_NONE) ||
 	     (p->mem.index != ZYDIS_REGISTER_NONE && xhome(decode_gpr(p->mem.index)) == H_NONE))) {
+		g->held = 0;
 		xgen_address(g, &flat, S2, S1);
 		emit_rr(g->e, n->z.operand_width == 64, 0x89, S2, dst);
 		return true;
@@ -564,9 +586,37 @@ static bool emit_lea_insn(struct gen *g, struct insn *n)
 
 /* --- the stack -------------------------------------------------------------------------- */
 
+/*
+ * Pushes and pops in a row, of a range that is looked up, move RSP together: nothing
+ * between them can leave the block.
+ */
+static bool stack_may_lag(const struct insn *n)
+{
+	const ZydisDecodedOperand *p = n->operand;
+
+	switch (n->kind) {
+	case K_PUSH:
+		return is_ready(&n->stack) && n->mem < 0 && p->reg.value != ZYDIS_REGISTER_RSP;
+	case K_POP:
+		return is_ready(&n->stack) && p->reg.value != ZYDIS_REGISTER_RSP;
+	case K_CALL:
+	case K_RET:
+		return is_ready(&n->stack) && n->mem < 0 &&
+		       (p->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+			p->reg.value != ZYDIS_REGISTER_RSP);
+	case K_NOP:
+		return true;
+	default:
+		return false;
+	}
+}
+
 void xgen_move_stack(struct gen *g, int32_t by)
 {
-	emit_lea(g->e, true, H_R15, H_R15, H_NONE, 0, by);
+	by += g->sp_lag;
+	g->sp_lag = 0;
+	if (by)
+		emit_lea(g->e, true, H_R15, H_R15, H_NONE, 0, by);
 }
 
 static bool emit_push_insn(struct gen *g, struct insn *n)
@@ -592,7 +642,7 @@ static bool emit_push_insn(struct gen *g, struct insn *n)
 		at = xgen_stack(g, n);
 		xgen_at(e, true, 0x89, xgen_get_reg(g, xlat_gpr(p->reg.value), S1), &at);
 	}
-	xgen_move_stack(g, -8);
+	g->sp_lag -= 8;
 	return true;
 }
 
@@ -603,7 +653,9 @@ static bool emit_pop_insn(struct gen *g, struct insn *n)
 	unsigned to = xhome(gpr) == H_NONE || gpr == RSP ? S1 : xhome(gpr);
 
 	xgen_at(g->e, true, 0x8b, to, &at);
-	xgen_move_stack(g, 8);
+	g->sp_lag += 8;
+	if (gpr == RSP)
+		g->sp_lag = 0;
 	if (to == S1)
 		xgen_set_reg(g, gpr, S1);
 	return true;
@@ -696,7 +748,7 @@ static void emit_cold(struct gen *g)
 		[COLD_EDGE] = XTALLY_LINK,    [COLD_FAR] = XTALLY_HOT,
 		[COLD_STOP] = XTALLY_LEAVE,   [COLD_LOOKUP] = XTALLY_LOOKUP,
 		[COLD_CALL] = XTALLY_LEAVE,   [COLD_RIP] = XTALLY_LEAVE,
-		[COLD_RETURN] = XTALLY_LOOKUP,
+		[COLD_RETURN] = XTALLY_LOOKUP, [COLD_BLOCK_RIP] = XTALLY_HOT,
 		[COLD_INTERP] = XTALLY_LEAVE, [COLD_ATTEND] = XTALLY_LEAVE,
 		[COLD_STALE] = XTALLY_LEAVE,
 	};
@@ -724,7 +776,7 @@ static void emit_cold(struct gen *g)
 
 /* --- the block ------------------------------------------------------------------------------ */
 
-static bool emit_insn(struct gen *g, struct insn *n)
+static bool emit_one(struct gen *g, struct insn *n)
 {
 	switch (n->kind) {
 	case K_PLAIN:
@@ -774,6 +826,27 @@ static bool emit_insn(struct gen *g, struct insn *n)
 	default:
 		return false;
 	}
+}
+
+/* Those that say what becomes of r11. */
+static bool minds_held(const struct insn *n)
+{
+	return n->kind <= K_LEAVE;
+}
+
+static bool emit_insn(struct gen *g, struct insn *n)
+{
+	bool minds = minds_held(n) || n->kind == K_CALL || n->kind == K_RET;
+
+	if (!stack_may_lag(n))
+		xgen_move_stack(g, 0);
+	if (!minds)
+		g->held = 0;
+	if (!emit_one(g, n))
+		return false;
+	if (!minds)
+		g->held = 0;
+	return true;
 }
 
 /*
@@ -904,6 +977,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	g->number = number;
 	g->nr_cold = 0;
 	g->vec_live = false;
+	g->held = g->sp_lag = 0;
 	g->loop = (struct loop){ .on = false };
 	g->index = 0;
 	end = xlat_decode(g, page_gpa);
@@ -921,6 +995,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 		uint8_t *begin = g->e->p;
 		enum flags_at flags = g->flags;
 		unsigned nr_cold = g->nr_cold, segments = xtally_mark(g->x);
+		int32_t sp_lag = g->sp_lag;
 
 		g->index = i;
 		add_mark(g, n->off);
@@ -929,6 +1004,8 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 			g->flags = flags == FLAGS_DEAD ? FLAGS_MEM : flags;
 			g->nr_cold = nr_cold;
 			xtally_rewind(g->x, segments);
+			g->sp_lag = sp_lag;
+			xgen_move_stack(g, 0);
 			emit_interp(g, n->off);
 			open = false;
 			break;
@@ -937,6 +1014,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	}
 	b->nr_insns = (uint8_t)i;
 	g->index = i;
+	xgen_move_stack(g, 0);
 	if (open && (end >= PAGE_SIZE || i == XBLOCK_INSNS || (i && g->crosses))) {
 		xgen_count(g, i);
 		xjump_edge(g, 0, 16, (int32_t)end);

@@ -99,7 +99,8 @@ enum cold_kind {
 	COLD_STALE,
 	COLD_CALL,
 	COLD_RIP,
-	COLD_RETURN
+	COLD_RETURN,
+	COLD_BLOCK_RIP
 };
 
 /* Something to emit after the hot code. */
@@ -148,6 +149,8 @@ struct gen {
 	unsigned index; /* of the instruction being emitted */
 	enum flags_at flags;
 	bool vec_live;
+	int32_t held;   /* what r11 has: the word at that place of struct cpu; 0: something else */
+	int32_t sp_lag; /* what the guest's RSP is beyond r15 */
 	struct loop loop;
 	bool crosses; /* an instruction that crosses the page's end comes next, or is the block */
 	struct {
@@ -189,8 +192,9 @@ unsigned xlat_decode(struct gen *g, uint64_t page_gpa);
 void xgen_spill_flags(struct gen *g, unsigned live);
 unsigned xgen_get_reg(struct gen *g, unsigned gpr, unsigned scratch);
 void xgen_set_reg(struct gen *g, unsigned gpr, unsigned from);
+void xgen_hold(struct gen *g, int32_t off);
 struct place xgen_stack(struct gen *g, struct insn *n);
-void xgen_move_stack(struct gen *g, int32_t by);
+void xgen_move_stack(struct gen *g, int32_t by); /* and by what it lags behind */
 void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct place *p);
 struct cold *xgen_cold(struct gen *g, enum cold_kind kind);
 struct cold *xgen_cold_if(struct gen *g, enum cold_kind kind, unsigned cc); /* entered if @cc */

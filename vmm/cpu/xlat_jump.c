@@ -143,14 +143,22 @@ static void emit_return_entry(struct gen *g, bool look_for_room)
 	emit_push(e, S1);
 }
 
-/* Where the host returns: everything of the entry but its address is still there. */
+/*
+ * Where the host returns: everything of the entry but its address is still there. Often
+ * block_rip has the right value, and then it is not stored: calls and returns in a row
+ * would wait for each other, from store to load to store.
+ */
 static void emit_return_point(struct gen *g, struct insn *n)
 {
 	struct emit *e = g->e;
+	struct cold *k;
 
 	xtally_begin(g->x, XTALLY_HOT);
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
-	emit_gs(e, false, 0x8f, 0, CPU_OFF(block_rip)); /* pop */
+	emit_pop(e, S1);
+	emit_gs(e, true, 0x3b, S1, CPU_OFF(block_rip)); /* cmp */
+	k = xgen_cold_if(g, COLD_BLOCK_RIP, CC_NZ);
+	k->back = emit_here(e);
 	xjump_edge(g, 1, 16, n->off + n->z.length);
 }
 
@@ -361,6 +369,10 @@ void xjump_cold(struct gen *g, const struct cold *k)
 	case COLD_RIP:
 		emit_gs_store(e, S1, CPU_OFF(s.rip));
 		emit_jmp(e, g->x->tramp.attend);
+		break;
+	case COLD_BLOCK_RIP:
+		emit_gs_store(e, S1, CPU_OFF(block_rip));
+		emit_jmp(e, k->back);
 		break;
 	case COLD_RETURN:
 		emit_gs_imm32(e, CPU_OFF(x.what), xwhat(k->insn->off, k->index));
