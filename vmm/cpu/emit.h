@@ -102,8 +102,8 @@ static inline void emit_gs_base(struct emit *e, bool w, unsigned op, unsigned re
 }
 
 /* op reg, %gs:[index * 8 + disp32] */
-static inline void emit_gs_scaled(struct emit *e, bool w, unsigned op, unsigned reg,
-				  unsigned index, int32_t disp)
+static inline void emit_gs_scaled(struct emit *e, bool w, unsigned op, unsigned reg, unsigned index,
+				  int32_t disp)
 {
 	emit_u8(e, 0x65);
 	emit_rex(e, w, reg, index, 0);

@@ -48,8 +48,7 @@ static inline struct soft_vm *soft_of(const struct vm *vm)
 }
 
 /* Where emitted code finds the vCPU's attention, relative to GS: see struct cpu. */
-#define CPU_ATTENTION_OFF                                                                          \
-	((int32_t)offsetof(struct vcpu, attention) - (int32_t)sizeof(struct vcpu))
+#define CPU_ATTENTION_OFF ((int32_t)offsetof(struct vcpu, attention) - (int32_t)sizeof(struct vcpu))
 
 /* It lies behind struct vcpu, so that one base register reaches both. */
 static inline struct cpu *cpu_behind(struct vcpu *v)

@@ -98,9 +98,9 @@ struct xtramp {
 	uint64_t leave;          /* registers -> c->s, back to C */
 	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, the tag in r10; XEXIT_ATTEND */
 	uint64_t ret_miss; /* a return, its tag in r10, that is not what the stack's top says */
-	uint64_t fill[2];        /* by write: fill the TLB for r11 bytes at the address in r10 */
-	uint64_t page[2];        /* by write: the same, and page cache slot r11 >> 16, too */
-	uint64_t rep[2]; /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
+	uint64_t fill[2];  /* by write: fill the TLB for r11 bytes at the address in r10 */
+	uint64_t page[2];  /* by write: the same, and page cache slot r11 >> 16, too */
+	uint64_t rep[2];   /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
 	uint64_t vec_load, ret;
 };
 
