@@ -480,9 +480,9 @@ static void interp_code_changed(struct vm *vm, uint64_t gpa, uint64_t bytes)
 	{                                                                                          \
 		.name = engine_name, .probe = interp_probe, .create = soft_vm_create,              \
 		.destroy = soft_vm_destroy, .vcpu_bytes = sizeof(struct cpu),                      \
-		.vcpu_create = create_vcpu,                                                        \
-		.vcpu_destroy = interp_vcpu_destroy, .run = interp_run, .kick = interp_kick,       \
-		.has_work = interp_has_work, .msi = ipi_msi, .extint = ipi_extint, .nmi = ipi_nmi, \
+		.vcpu_create = create_vcpu, .vcpu_destroy = interp_vcpu_destroy,                   \
+		.run = interp_run, .kick = interp_kick, .has_work = interp_has_work,               \
+		.msi = ipi_msi, .extint = ipi_extint, .nmi = ipi_nmi,                              \
 		.get_state = interp_get_state, .set_state = interp_set_state,                      \
 		.reset = interp_reset, .translate = interp_translate, .debug_point = debug_point,  \
 		.single_step = debug_single_step, .code_changed = interp_code_changed,             \
