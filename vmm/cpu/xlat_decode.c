@@ -676,6 +676,8 @@ static void note_operand(struct groups *s, struct insn *n)
 		n->at.page = page_of_place(s->g, n, write);
 	n->at.write = write;
 	n->at.bytes = p->size / 8u;
+	n->at.base_moved = delta_of(s, p->mem.base);
+	n->at.index_moved = delta_of(s, p->mem.index);
 	n->at.from_head = (int32_t)(delta_of(s, p->mem.base) +
 				    (uint32_t)delta_of(s, p->mem.index) * p->mem.scale);
 	if (n->z.address_width != 64 || p->mem.index != ZYDIS_REGISTER_NONE ||
