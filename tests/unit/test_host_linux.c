@@ -757,8 +757,9 @@ static void code_is_prefaulted(void **state)
 
 	assert_int_equal(host.ops->code_map(host.ctx, KIB(256), 0, &code), 0);
 	host.ops->code_prefault(host.ctx, &code, KIB(64), KIB(64));
-	assert_in_range(touch_code(&code, KIB(64), KIB(64)), 0, 2); /* 32 without */
-	assert_true(touch_code(&code, KIB(128), KIB(128)) >= 32);   /* and the others are */
+	/* A sanitizer has some of its own. */
+	assert_in_range(touch_code(&code, KIB(64), KIB(64)), 0, 8);
+	assert_true(touch_code(&code, KIB(128), KIB(128)) >= 32); /* without */
 	host.ops->code_unmap(host.ctx, &code);
 }
 
