@@ -230,10 +230,18 @@ void codemap_answer(struct cpu *c)
 	struct codemap *m = c->codemap;
 	uint32_t generation = atomic_load(&m->generation);
 
-	if (atomic_load_explicit(&m->answered[c->vcpu->id], memory_order_relaxed) == generation)
+	if (!codemap_is_asked(c))
 		return;
 	mmu_downgrade_code(c);
 	atomic_store(&m->answered[c->vcpu->id], generation);
+}
+
+bool codemap_is_asked(const struct cpu *c)
+{
+	const struct codemap *m = c->codemap;
+
+	return atomic_load_explicit(&m->answered[c->vcpu->id], memory_order_relaxed) !=
+	       atomic_load_explicit(&m->generation, memory_order_acquire);
 }
 
 /* --- decoders -------------------------------------------------------------------- */

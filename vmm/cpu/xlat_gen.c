@@ -691,6 +691,8 @@ static void emit_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target)
 		emit_jump_rip(g, &g->insn[g->nr_insns - 1], target < 0);
 		return;
 	}
+	if (in_page(target))
+		emit_align_rel32(g->e, cc == 16 ? 1 : 2); /* linked while others execute it */
 	k = xgen_cold(g, in_page(target) ? COLD_EDGE : COLD_FAR);
 	k->edge = (uint8_t)edge;
 	k->target = target;
@@ -1140,7 +1142,7 @@ static void emit_interp(struct gen *g, unsigned off)
 	emit_exit(g, XEXIT_INTERP, xwhat(off, g->index));
 }
 
-bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_gpa)
+bool xgen_block(struct cpu *c, struct xblock *b, uint64_t page_gpa)
 {
 	struct gen *g = c->xlat->gen;
 	unsigned end, i;
@@ -1150,15 +1152,17 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	g->x = c->xlat;
 	g->e = &c->xlat->e;
 	g->b = b;
-	g->number = number;
 	g->nr_cold = 0;
 	g->vec_live = false;
 	g->loop = (struct loop){ .on = false };
 	g->index = 0;
 	end = xlat_decode(g, page_gpa);
+	if (!xlat_room(g->x, g->nr_insns, &g->number))
+		return false;
 	g->flags = b->flags_live ? FLAGS_MEM : FLAGS_DEAD;
 	emit_entries(g);
-	if (g->crosses && end > PAGE_SIZE)
+	b->crosses = g->crosses && end > PAGE_SIZE;
+	if (b->crosses)
 		emit_crossing(g);
 	if (g->loop.on)
 		xloop_head(g);

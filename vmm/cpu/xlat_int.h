@@ -18,12 +18,16 @@
 
 #include "cpu/block.h"
 #include "cpu/emit.h"
+#include "cpu/xcache.h"
 #include "cpu/xlat.h"
 
 #include <Zydis/Zydis.h>
 
-#define XBLOCK_INSNS    64
-#define XBLOCK_CODE_MAX 32768 /* bytes of host code a block can make at the most */
+#define XLAT_FIXED_BYTES KIB(16) /* of a code cache, for trampolines at its begin */
+
+#define XBLOCK_INSNS   64
+/* Bytes of host code that a block of @n instructions can make at the most. */
+#define XBLOCK_CODE(n) (((n) + 4) * 512u)
 
 enum xlat_exit {
 	XEXIT_EDGE,        /* what: block number * 2 + edge */
@@ -65,23 +69,34 @@ struct xedge {
 	bool flags_host;
 };
 
+/* Constant once it is added to the cache, but for what is atomic; see xcache.h. */
 struct xblock {
-	uint64_t hva;
+	uint64_t key; /* xcache_key() */
 	const _Atomic uint32_t *page_version;
 	uint32_t version;
-	uint32_t hash_next; /* number + 1 */
+	_Atomic uint32_t hash_next; /* number + 1; the cache's */
+	uint64_t hva;
 	uint64_t enter_host, enter_mem,
 		enter_jump;  /* flags in the host's, in c->fl; and block_rip unknown */
 	uint64_t enter_poll; /* looks at attention first; 0: flags are alive here */
 	struct xedge edge[2];
-	uint8_t vec;     /* enum xvec it was made under */
-	bool flags_live; /* reads flags before it writes them all */
-	bool plain;      /* accesses are looked up one by one */
-	bool user;       /* CPL is not 0 */
+	uint8_t vec;       /* enum xvec it was made under */
+	bool flags_live;   /* reads flags before it writes them all */
+	bool plain;        /* accesses are looked up one by one */
+	bool user;         /* CPL is not 0 */
+	bool crosses;      /* its last instruction reaches into the next page */
+	_Atomic bool gone; /* is not what it was; never taken back */
 	uint8_t nr_insns;
 	uint16_t nr_marks;
 	const struct xmark *marks;
 };
+
+/* Dead ones stay dead: a page's version never comes back. */
+static inline bool xblock_alive(const struct xblock *b)
+{
+	return atomic_load_explicit(b->page_version, memory_order_acquire) == b->version &&
+	       !atomic_load_explicit(&b->gone, memory_order_relaxed);
+}
 
 /* Which instruction a host address belongs to, for host faults. */
 struct xmark {
@@ -103,14 +118,9 @@ struct xtramp {
 };
 
 struct xlat {
-	struct host_code code;
+	struct xseat seat; /* at the cache of its guest node */
 	struct emit e;
-	uint8_t *limit, *blocks_begin;
 	struct xtramp tramp;
-	struct xblock *block;
-	unsigned nr_blocks;
-	unsigned flushes; /* when it changes, blocks and edges have gone */
-	uint32_t *hash;
 	uint32_t xsave_mask;     /* components the guest is offered; 0: FXSAVE will do */
 	bool tsc_inline;         /* the host's TSC is the clock */
 	bool counts;             /* c->insns is kept: costs three instructions a block */
@@ -125,6 +135,8 @@ struct xlat {
 enum xvec { XVEC_NONE, XVEC_SSE, XVEC_AVX, XVEC_AVX512 };
 
 enum xvec xlat_vec(const struct cpu *c); /* xlat.c */
+/* Before code is emitted: room at x->e for a block of @insns, which will be @number. */
+bool xlat_room(struct xlat *x, unsigned insns, unsigned *number);
 
 /* xlat_tramp.c */
 void xtramp_make(struct xlat *x);
@@ -136,10 +148,13 @@ void xtramp_make(struct xlat *x);
 bool xlat_rep_movs(struct cpu *c, unsigned shift);
 bool xlat_rep_stos(struct cpu *c, unsigned shift);
 
-/* xlat_gen.c: translate the block at (@hva, offset @off in its page) into *b. False: nothing. */
+/*
+ * xlat_gen.c: translate the block at b->hva, in the page at @page_gpa, into *b.
+ * False: there is no room for it.
+ */
 int xgen_create(struct xlat *x, const struct host *h, int node);
 void xgen_destroy(struct xlat *x, const struct host *h);
-bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_gpa);
+bool xgen_block(struct cpu *c, struct xblock *b, uint64_t page_gpa);
 
 #define CPU_OFF(field) ((int32_t)offsetof(struct cpu, field))
 #define GPR_OFF(n)     (CPU_OFF(s.gpr) + 8 * (int32_t)(n))
