@@ -15,6 +15,7 @@
 #define RUN_CHUNKS    4u
 #define RUNS_MIN      32u
 #define BLOCK_ALIGN   16
+#define SPACES_MAX    4u
 
 /* A run of chunks is one vCPU's, and its blocks and their records stand there in order. */
 struct chunk {
@@ -47,7 +48,7 @@ struct xcache {
 
 	_Atomic uint64_t epoch __cacheline; /* only who holds `turning` changes it */
 	_Atomic bool turning;
-	struct space space[2]; /* by epoch, in turns */
+	struct space space[SPACES_MAX]; /* by epoch, in turns */
 	struct seat seat[];
 };
 
@@ -84,7 +85,7 @@ static int plan_space(struct xcache *k, const struct xcache_config *cfg)
 {
 	size_t fixed = ALIGN_UP(cfg->fixed_bytes, PAGE_SIZE);
 
-	k->nr_spaces = cfg->seats == 1 ? 1 : 2;
+	k->nr_spaces = cfg->spaces;
 	if (cfg->bytes > fixed)
 		k->nr_chunks = (unsigned)((cfg->bytes - fixed) / k->nr_spaces / CHUNK_BYTES);
 	if (k->nr_chunks * CHUNK_BYTES < cfg->block_bytes)
@@ -126,7 +127,7 @@ int xcache_create(const struct host *h, const struct xcache_config *cfg, struct 
 	k->host = h;
 	k->host_node = cfg->host_node;
 	k->nr_seats = cfg->seats;
-	atomic_init(&k->epoch, 1);
+	atomic_init(&k->epoch, SPACES_MAX);
 	err = plan_space(k, cfg);
 	if (!err)
 		err = alloc_parts(k, cfg);
@@ -178,7 +179,7 @@ bool xcache_join(struct xseat *s)
 		return false;
 	do {
 		s->epoch = now;
-		atomic_store(s->announced, now); /* pairs with others_are_out() */
+		atomic_store(s->announced, now); /* pairs with all_came_by() */
 		now = atomic_load(&s->cache->epoch);
 	} while (s->epoch != now);
 	if (s->last == now)
@@ -205,13 +206,13 @@ static struct space *space_of(struct xcache *k, uint64_t epoch)
 	return &k->space[epoch % k->nr_spaces];
 }
 
-/* Has everybody but @s left the epochs that used the space of the one after @epoch? */
-static bool others_are_out(struct xcache *k, const struct xseat *s, uint64_t epoch)
+/* Is everybody in the epoch of @s, or in none? */
+static bool all_came_by(struct xcache *k, const struct xseat *s)
 {
 	for (unsigned i = 0; i < k->nr_seats; i++) {
 		uint64_t e = atomic_load(&k->seat[i].epoch); /* pairs with xcache_join() */
 
-		if (e && e + k->nr_spaces <= epoch + 1 && &k->seat[i].epoch != s->announced)
+		if (e && e != s->epoch)
 			return false;
 	}
 	return true;
@@ -232,7 +233,7 @@ static void empty(struct xcache *k, uint64_t epoch)
 	k->host->ops->sync_cores(k->host->ctx);
 }
 
-/* So that they come by soon, and the space can be used again when this one is full. */
+/* So that they come by soon, at the latest when this space is full. */
 static void call_others(struct xcache *k, const struct xseat *s)
 {
 	for (unsigned i = 0; i < k->nr_seats; i++)
@@ -246,7 +247,7 @@ static bool turn(struct xseat *s)
 {
 	struct xcache *k = s->cache;
 
-	if (!others_are_out(k, s, s->epoch))
+	if (!all_came_by(k, s))
 		return false;
 	empty(k, s->epoch + 1);
 	atomic_store(&k->epoch, s->epoch + 1);
@@ -274,18 +275,15 @@ enum xcache_turned xcache_turn(struct xseat *s)
 
 /* --- blocks ------------------------------------------------------------------------- */
 
-static _Atomic uint32_t *bucket(const struct xseat *s, uint64_t key)
+static _Atomic uint32_t *bucket(struct xcache *k, uint64_t epoch, uint64_t key)
 {
-	struct xcache *k = s->cache;
 	uint64_t hash = key * 0x9e3779b97f4a7c15ull >> 32;
 
-	return &space_of(k, s->epoch)->bucket[hash & (k->nr_buckets - 1)];
+	return &space_of(k, epoch)->bucket[hash & (k->nr_buckets - 1)];
 }
 
-struct xblock *xcache_find(struct xseat *s, uint64_t key)
+static struct xblock *find_in_chain(struct xcache *k, _Atomic uint32_t *from, uint64_t key)
 {
-	struct xcache *k = s->cache;
-	_Atomic uint32_t *from = bucket(s, key);
 	uint32_t n = atomic_load_explicit(from, memory_order_acquire);
 
 	while (n) {
@@ -303,6 +301,20 @@ struct xblock *xcache_find(struct xseat *s, uint64_t key)
 		if (!atomic_compare_exchange_strong_explicit(from, &it, next, memory_order_acq_rel,
 							     memory_order_relaxed))
 			from = &b->hash_next;
+	}
+	return NULL;
+}
+
+struct xblock *xcache_find(struct xseat *s, uint64_t key, uint64_t since)
+{
+	struct xcache *k = s->cache;
+	uint64_t oldest = s->epoch - MAX(k->nr_spaces - 1, 1u) + 1;
+
+	for (uint64_t e = s->epoch; e >= MAX(oldest, since); e--) {
+		struct xblock *b = find_in_chain(k, bucket(k, e, key), key);
+
+		if (b)
+			return b;
 	}
 	return NULL;
 }
@@ -410,15 +422,16 @@ struct xblock *xcache_add(struct xseat *s, const struct xblock *draft, const uin
 {
 	struct xcache *k = s->cache;
 	struct xblock *b = &k->block[s->number], *same;
-	_Atomic uint32_t *head = bucket(s, draft->key);
+	_Atomic uint32_t *head = bucket(k, s->epoch, draft->key);
 	uint32_t first;
 
 	*b = *draft;
+	b->epoch = s->epoch;
 	complete(s, s->number + 1);
 	do {
 		first = atomic_load_explicit(head, memory_order_acquire);
 		/* Which page comes next is not in the key: mine is the one that will do for me. */
-		same = draft->crosses ? NULL : xcache_find(s, draft->key);
+		same = draft->crosses ? NULL : find_in_chain(k, head, draft->key);
 		if (same) {
 			complete(s, s->number);
 			return same;

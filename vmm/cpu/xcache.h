@@ -3,7 +3,7 @@
  * blocks are found, and when memory is used again. Knows nothing of how code is made.
  *
  * A cache is one mapping of code, twice (W^X), and the records of its blocks, all on the
- * node. It is cut into two spaces, and these into chunks. A vCPU takes a run of chunks by
+ * node. It is cut into spaces, and these into chunks. A vCPU takes a run of chunks by
  * a compare-and-swap and is alone to emit there, so its blocks and their records stand in
  * order. Blocks are found by a hash table a space; look-up takes no lock and never waits.
  *
@@ -12,18 +12,20 @@
  * all of it. A dead block that a look-up meets is unlinked by a compare-and-swap of what
  * leads to it. Since nothing is added in the middle of a chain, a link only ever skips
  * dead ones; two look-ups that do so side by side may at worst bring back a block that
- * is dead, and stays so. Records are not used again within an epoch.
+ * is dead, and stays so. Records are not used again while anybody may look at them.
  *
- * Epochs. When a space is full, whoever wants more turns to the other one: empties it and
- * counts the epoch up. Blocks of the old space stay as they are, since others may be
- * executing them. A vCPU joins the current epoch before it looks anything up: it announces
- * the epoch at its seat and then reads it again, so that either it sees the turn, or who
- * turns sees it there. It leaves when it stops running, and joins anew when it comes by;
- * with that it has given up all addresses and numbers of the epoch before. A space is
- * emptied only when nobody is in an epoch that used it, two before the new one. Until then
- * xcache_turn() refuses, and the vCPU does without: nobody waits for anybody.
+ * Epochs. Each epoch fills one space, and uses the blocks of this one and of those filled
+ * before it, but for the oldest space, which nobody in the epoch uses any more. When the
+ * space is full, whoever wants more turns: empties the oldest one and counts the epoch up.
+ * A vCPU joins the current epoch before it looks anything up: it announces the epoch at its
+ * seat and then reads it again, so that either it sees the turn, or who turns sees it there.
+ * It leaves when it stops running, and joins anew when it comes by; with that it has given
+ * up all addresses and numbers of blocks. Only when all are in the current epoch, or in
+ * none, may somebody turn. Until then xcache_turn() refuses, and the vCPU does without:
+ * nobody waits for anybody.
  *
- * A cache of a single vCPU has one space, since there is nobody else to think of.
+ * What leads to a block without asking, a link, must not outlive it: it leads to blocks of
+ * the same epoch or a later one.
  */
 #ifndef VMM_CPU_XCACHE_H
 #define VMM_CPU_XCACHE_H
@@ -39,6 +41,7 @@ struct xcache_config {
 	size_t bytes;       /* of code; whole pages */
 	size_t fixed_bytes; /* of them, for what is never emptied */
 	size_t block_bytes; /* the largest block */
+	unsigned spaces;    /* 1: for one seat, and all is emptied at once */
 	unsigned seats;
 	int host_node;
 };
@@ -79,8 +82,8 @@ static inline uint64_t xcache_key(uint64_t hva, unsigned mode)
 
 /* --- joined only ------------------------------------------------------------------ */
 
-/* A live block, or NULL. */
-struct xblock *xcache_find(struct xseat *s, uint64_t key);
+/* A live block added in epoch @since or later, or NULL. */
+struct xblock *xcache_find(struct xseat *s, uint64_t key, uint64_t since);
 
 /* By its number, which translated code has told. */
 struct xblock *xcache_block(const struct xcache *k, unsigned number);
@@ -93,13 +96,13 @@ bool xcache_room(struct xseat *s, size_t bytes);
 
 /*
  * Adds a copy of @draft as block s->number, whose code is [s->next, @end). Returns it, or
- * the same by another vCPU that was faster: then nothing has been added.
+ * the same of this epoch by another vCPU that was faster: then nothing has been added.
  */
 struct xblock *xcache_add(struct xseat *s, const struct xblock *draft, const uint8_t *end);
 
-/* The current space is full: turn to the other. Unless this is refused, join again. */
+/* The current space is full: turn to the next. Unless this is refused, join again. */
 enum xcache_turned {
-	XCACHE_REFUSED,    /* others have not left it, or are about to turn */
+	XCACHE_REFUSED,    /* others have not come by, or are about to turn */
 	XCACHE_HAS_TURNED, /* somebody else was faster */
 	XCACHE_TURNED
 };

@@ -22,7 +22,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define CODE_BYTES MIB(32) /* unless the machine says otherwise */
+/* Unless the machine says otherwise: its nodes share the one, and each has the other at least. */
+#define CODE_BYTES      MIB(32)
+#define CODE_BYTES_MIN  MIB(16)
+#define CODE_SPACES     4u
+/* The least for each vCPU, or several would do nothing but translate what others have evicted. */
+#define CODE_BYTES_VCPU KIB(512)
+#define YIELDS          8u
 
 /* What the vCPUs of a guest node share. */
 struct xnode {
@@ -102,13 +108,22 @@ static int make_trampolines(struct xnode *n, struct vm *vm)
 	return 0;
 }
 
+static size_t code_bytes(const struct vm *vm, unsigned vcpus)
+{
+	uint64_t bytes = MAX(CODE_BYTES / vm->topo.nr_nodes, CODE_BYTES_MIN);
+
+	if (vm->cfg.code_cache_bytes)
+		bytes = MAX(vm->cfg.code_cache_bytes, VMM_CODE_CACHE_MIN);
+	return MAX(bytes, vcpus * CODE_BYTES_VCPU) & PAGE_MASK;
+}
+
 static int xnode_create(struct xnode *n, struct vm *vm, const struct vcpu *first, unsigned vcpus)
 {
-	uint64_t bytes = vm->cfg.code_cache_bytes;
 	const struct xcache_config cfg = {
-		.bytes = bytes ? MAX(bytes, VMM_CODE_CACHE_MIN) & PAGE_MASK : CODE_BYTES,
+		.bytes = code_bytes(vm, vcpus),
 		.fixed_bytes = XLAT_FIXED_BYTES,
 		.block_bytes = XBLOCK_CODE(XBLOCK_INSNS) * (vm->cfg.tally_code ? 2 : 1),
+		.spaces = vm->cfg.tally_code ? 1 : CODE_SPACES,
 		.seats = vcpus,
 		.host_node = first->host_node,
 	};
@@ -286,15 +301,15 @@ static uint64_t key_of(const struct cpu *c, uint64_t hva, bool plain)
 }
 
 /* See codemap.h, 5. */
-static struct xblock *xblock_find(struct cpu *c, uint64_t hva, bool plain)
+static struct xblock *xblock_find(struct cpu *c, uint64_t hva, bool plain, uint64_t since)
 {
 	uint64_t key = key_of(c, hva, plain);
-	struct xblock *b = xcache_find(&c->xlat->seat, key);
+	struct xblock *b = xcache_find(&c->xlat->seat, key, since);
 
 	while (b && unlikely(codemap_is_asked(c))) {
 		codemap_answer(c);
 		codemap_verify(c);
-		b = xcache_find(&c->xlat->seat, key);
+		b = xcache_find(&c->xlat->seat, key, since);
 	}
 	return b;
 }
@@ -306,11 +321,20 @@ static void join(struct cpu *c)
 		forget_jumps(c);
 }
 
-/* No room for another block: can there be? */
+/*
+ * No room for another block: can there be? Others have been told to come by, and do so at
+ * once unless something else has their PU. It is let have ours a few times; then the
+ * interpreter goes on, and somebody tries again.
+ */
 static bool make_room(struct cpu *c)
 {
+	const struct host *h = &c->vm->host;
 	enum xcache_turned how = xcache_turn(&c->xlat->seat);
 
+	for (unsigned i = 0; i < YIELDS && how == XCACHE_REFUSED; i++) {
+		h->ops->thread_yield(h->ctx);
+		how = xcache_turn(&c->xlat->seat);
+	}
 	if (how == XCACHE_REFUSED)
 		return false;
 	if (how == XCACHE_TURNED)
@@ -337,7 +361,8 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, boo
 	struct xlat *x = c->xlat;
 	enum vcpu_doing before = vcpu_doing(c->vcpu, DOING_TRANSLATE);
 	struct xblock draft, *b = NULL;
-	bool room = true;
+	/* Asked before the work of decoding, and when it is known how much there must be. */
+	bool room = xcache_room(&x->seat, XBLOCK_CODE(0)) || make_room(c);
 
 	while (room && !b) {
 		draft = (struct xblock){
@@ -361,26 +386,29 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, boo
 	return b;
 }
 
-/* The block at s.rip. NULL: a fault is pending, or there is none and the interpreter goes on. */
-static struct xblock *xblock_get(struct cpu *c, bool plain)
+/*
+ * The block at s.rip, not older than epoch @since. NULL: a fault is pending, or there is
+ * none and the interpreter goes on.
+ */
+static struct xblock *xblock_get(struct cpu *c, bool plain, uint64_t since)
 {
-	uint64_t gva = c->s.rip, gpa;
+	uint64_t gva = c->s.rip, gpa, hva;
 	const struct tlb_entry *e = tlb_slot(c, gva);
 	const uint8_t *page;
 	struct xblock *b;
 
 	join(c);
 	if (likely(e->exec == tlb_key(c, gva, 1))) {
-		b = xblock_find(c, gva + e->addend, plain);
+		b = xblock_find(c, gva + e->addend, plain, since);
 		if (likely(b))
 			return b;
 	}
 	page = mmu_fetch(c, gva, &gpa);
 	if (!page)
 		return NULL;
-	gpa |= gva & ~PAGE_MASK;
-	b = xblock_find(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK), plain);
-	return b ? b : xblock_make(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK), gpa, plain);
+	hva = (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK);
+	b = xblock_find(c, hva, plain, since);
+	return b ? b : xblock_make(c, hva, gpa | (gva & ~PAGE_MASK), plain);
 }
 
 /* Others may be at it, too; each leaves the edge leading to a block that will do. */
@@ -437,6 +465,7 @@ static void enter(struct cpu *c, const struct xblock *b)
 /*
  * A jump within its page that is not linked yet. Blocks of one page and one version live
  * and die together, but for one that finds itself gone: its code says so to whoever comes.
+ * The target shall not be older, or its memory would be used again while links lead there.
  */
 static struct xblock *follow_edge(struct cpu *c, const struct xblock *from, unsigned edge)
 {
@@ -446,7 +475,7 @@ static struct xblock *follow_edge(struct cpu *c, const struct xblock *from, unsi
 	struct xblock *to;
 
 	c->s.rip = c->block_rip + g->target;
-	to = xblock_get(c, false);
+	to = xblock_get(c, false, from->epoch);
 	if (to && x->seat.epoch == epoch && to->hva == hva && to->version == from->version) {
 		link_edge(x, g, to);
 		stat_add(&c->vcpu->stats, STAT_LINKS, 1);
@@ -509,7 +538,7 @@ enum xlat_result xlat_run(struct cpu *c)
 
 	xlat_asid_changed(c);
 	note_clock(c);
-	b = xblock_get(c, false);
+	b = xblock_get(c, false, 0);
 	while (b) {
 		if (likely(!b->plain))
 			remember_jump(c, b);
@@ -524,7 +553,7 @@ enum xlat_result xlat_run(struct cpu *c)
 			if (unlikely(x->counts && c->insns >= c->insns_stop))
 				return XLAT_ATTEND; /* before a fault of the next fetch */
 			stat_add(&c->vcpu->stats, STAT_LOOKUPS, 1);
-			b = xblock_get(c, false);
+			b = xblock_get(c, false, 0);
 			break;
 		case XEXIT_ATTEND:
 			return XLAT_ATTEND;
@@ -536,7 +565,7 @@ enum xlat_result xlat_run(struct cpu *c)
 			return XLAT_ATTEND;
 		case XEXIT_STALE:
 			xcache_block(x->seat.cache, c->x.what)->gone = true;
-			b = xblock_get(c, false);
+			b = xblock_get(c, false, 0);
 			break;
 		case XEXIT_EDGE:
 			b = follow_edge(c, left_block(c), c->x.what % 2);
@@ -547,7 +576,7 @@ enum xlat_result xlat_run(struct cpu *c)
 				c->insns += xwhat_retired(c->x.what);
 			if (!(c->x.what & XWHAT_PLAIN))
 				return XLAT_INTERP;
-			b = xblock_get(c, true);
+			b = xblock_get(c, true, 0);
 		}
 	}
 	return c->fault.pending ? XLAT_FAULT : XLAT_INTERP;

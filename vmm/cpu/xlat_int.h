@@ -75,6 +75,7 @@ struct xblock {
 	const _Atomic uint32_t *page_version;
 	uint32_t version;
 	_Atomic uint32_t hash_next; /* number + 1; the cache's */
+	uint64_t epoch;             /* it was added in */
 	uint64_t hva;
 	uint64_t enter_host, enter_mem,
 		enter_jump;  /* flags in the host's, in c->fl; and block_rip unknown */
