@@ -110,7 +110,7 @@ static int make_trampolines(struct xnode *n, struct vm *vm)
 
 static size_t code_bytes(const struct vm *vm, unsigned vcpus)
 {
-	uint64_t bytes = MAX(CODE_BYTES / vm->topo.nr_nodes, CODE_BYTES_MIN);
+	uint64_t bytes = MAX(CODE_BYTES / soft_of(vm)->nr_xnodes, CODE_BYTES_MIN);
 
 	if (vm->cfg.code_cache_bytes)
 		bytes = MAX(vm->cfg.code_cache_bytes, VMM_CODE_CACHE_MIN);
