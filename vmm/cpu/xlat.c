@@ -392,6 +392,11 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, boo
 	return b;
 }
 
+bool xlat_knows(struct cpu *c, uint64_t hva)
+{
+	return xblock_find(c, hva, false, 0);
+}
+
 /*
  * The block at s.rip, not older than epoch @since. NULL: a fault is pending, or there is
  * none and the interpreter goes on.
@@ -469,15 +474,25 @@ static void enter(struct cpu *c, const struct xblock *b)
 	hide_host_addresses(c);
 }
 
+/* The block, and its edge, to which xwhat_edge() has led. */
+static const struct xblock *left_block(const struct cpu *c)
+{
+	return xcache_block(c->xlat->seat.cache, c->x.what / XBLOCK_EDGES);
+}
+
+static const struct xedge *left_edge(const struct cpu *c)
+{
+	return &left_block(c)->edge[c->x.what % XBLOCK_EDGES];
+}
+
 /*
  * A jump within its page that is not linked yet. Blocks of one page and one version live
  * and die together, but for one that finds itself gone: its code says so to whoever comes.
  * The target shall not be older, or its memory would be used again while links lead there.
  */
-static struct xblock *follow_edge(struct cpu *c, const struct xblock *from, unsigned edge)
+static struct xblock *follow_edge(struct cpu *c, const struct xblock *from, const struct xedge *g)
 {
 	struct xlat *x = c->xlat;
-	const struct xedge *g = &from->edge[edge];
 	uint64_t hva = (from->hva & PAGE_MASK) + g->target, epoch = x->seat.epoch;
 	struct xblock *to;
 
@@ -532,12 +547,6 @@ static void note_clock(struct cpu *c)
 			((c->s.cr4 & CR4_TSD) && c->cpl);
 }
 
-/* The one whose edge translated code has come to. */
-static const struct xblock *left_block(const struct cpu *c)
-{
-	return xcache_block(c->xlat->seat.cache, c->x.what / 2);
-}
-
 enum xlat_result xlat_run(struct cpu *c)
 {
 	struct xlat *x = c->xlat;
@@ -570,14 +579,14 @@ enum xlat_result xlat_run(struct cpu *c)
 			c->s.rip = c->block_rip + xwhat_off(c->x.what);
 			return XLAT_ATTEND;
 		case XEXIT_ATTEND_EDGE:
-			c->s.rip = c->block_rip + left_block(c)->edge[c->x.what % 2].target;
+			c->s.rip = c->block_rip + left_edge(c)->target;
 			return XLAT_ATTEND;
 		case XEXIT_STALE:
 			xcache_block(x->seat.cache, c->x.what)->gone = true;
 			b = xblock_get(c, false, 0);
 			break;
 		case XEXIT_EDGE:
-			b = follow_edge(c, left_block(c), c->x.what % 2);
+			b = follow_edge(c, left_block(c), left_edge(c));
 			break;
 		default:
 			c->s.rip = c->block_rip + xwhat_off(c->x.what);
@@ -616,7 +625,7 @@ bool xlat_host_fault(struct cpu *c, struct host_fault *f)
 	if (m->flags == FLAGS_HOST)
 		c->fl = (f->rflags & 0xd5) << 8 | ((f->rflags >> 11) & 1);
 	c->x.why = XEXIT_INTERP;
-	c->x.what = xwhat(m->off, m->index);
+	c->x.what = xwhat(m->off, m->retired);
 	f->pc = x->tramp.leave;
 	return true;
 }

@@ -98,7 +98,6 @@ enum cold_kind {
 	COLD_ATTEND,
 	COLD_STALE,
 	COLD_CALL,
-	COLD_RIP,
 	COLD_RETURN,
 	COLD_BLOCK_RIP
 };
@@ -106,8 +105,9 @@ enum cold_kind {
 /* Something to emit after the hot code. */
 struct cold {
 	enum cold_kind kind;
-	uint8_t *from; /* the rel32 that leads here */
-	uint8_t index; /* the instruction's, in the block */
+	uint8_t *from;   /* the rel32 that leads here */
+	uint8_t index;   /* the instruction's, in the block */
+	uint8_t retired; /* instructions before it that are not counted yet */
 	enum flags_at flags;
 
 	/* COLD_FILL */
@@ -146,7 +146,9 @@ struct gen {
 	struct xblock *b;
 	unsigned number;
 	unsigned nr_insns, nr_cold;
-	unsigned index; /* of the instruction being emitted */
+	unsigned index;   /* of the instruction being emitted */
+	unsigned counted; /* so many have been added to c->insns, where they are counted */
+	unsigned nr_edges;
 	enum flags_at flags;
 	bool vec_live;
 	int32_t held;   /* what r11 has: the word at that place of struct cpu; 0: something else */
@@ -161,6 +163,7 @@ struct gen {
 	struct insn insn[XBLOCK_INSNS + 1];
 	struct xmark mark[XBLOCK_INSNS + 1];
 	struct cold cold[COLD_MAX];
+	struct xedge edge[XBLOCK_EDGES];
 };
 
 /* The host register that a guest register lives in, or H_NONE: in memory. */
@@ -214,12 +217,18 @@ bool xjump_call(struct gen *g, struct insn *n);
 bool xjump_ret(struct gen *g, struct insn *n);
 bool xjump_jmp(struct gen *g, struct insn *n);
 bool xjump_jcc(struct gen *g, struct insn *n);
-/* Edge @edge of the block, to @target in this page or off it; @cc 16: always. */
-void xjump_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target);
+/* Another edge of the block, to @target in this page or off it; @cc 16: always. */
+void xjump_edge(struct gen *g, unsigned cc, int32_t target);
 /* What of it is rarely executed: cold_kind COLD_EDGE and those that are nobody else's. */
 void xjump_cold(struct gen *g, const struct cold *k);
-/* @n instructions of the block have retired. Touches no flags, keeps r10. */
+/* The first @n instructions of the block have retired. Touches no flags, keeps r10. */
 void xgen_count(struct gen *g, unsigned n);
+static inline unsigned xgen_retired(const struct gen *g)
+{
+	return g->index > g->counted ? g->index - g->counted : 0;
+}
+/* CLOCK_ICOUNT stops at exact instructions: not later than those that come next. */
+void xgen_stop(struct gen *g, unsigned off);
 /* The address of offset @off of this page into @dst. */
 void xgen_rip(struct gen *g, unsigned dst, int32_t off);
 
