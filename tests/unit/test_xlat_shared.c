@@ -134,7 +134,7 @@ static void test_modified_for_all(void **state)
 
 #define PATCHED FLAT_DATA
 
-GUEST(code_touch, "mov $0x200100, %ebx; movb $0, (%rbx); hlt");
+GUEST(code_touch, "mov $0x200100, %ebx; movb $0, (%rbx); mov $0x101000, %edx; jmp *%rdx");
 GUEST(code_patch, "mov $0x200001, %ebx; movb $0x22, (%rbx); mov $0x200000, %edx; jmp *%rdx");
 
 static void run_patched(void)
@@ -143,10 +143,15 @@ static void run_patched(void)
 	host.ops->thread_set_gs(host.ctx, cpu(1));
 }
 
+static void wait_for_patch(void)
+{
+	interlude = run_patched;
+}
+
 /*
- * vCPU 1 may store to the page directly, since it is data. Then vCPU 0 executes what is
- * there, which vCPU 1 has not heard of when it patches the code and jumps there. It must not
- * run what vCPU 0 has made of the old bytes.
+ * vCPU 1 stores to the page, which is data, and may do so directly from then on. Before it
+ * patches the code there, vCPU 0 executes that, which vCPU 1 has not heard of when it has
+ * patched it and jumps there. It must not run what vCPU 0 has made of the old bytes.
  */
 static void test_own_stores_are_seen(void **state)
 {
@@ -155,10 +160,10 @@ static void test_own_stores_are_seen(void **state)
 	gmem_write(&f->vm->gmem, PATCHED, code, sizeof(code));
 	put(FLAT_CODE, code_touch, (size_t)(code_touch_end - code_touch));
 	put(FLAT_CODE + 0x1000, code_patch, (size_t)(code_patch_end - code_patch));
-	run(1, FLAT_CODE);
-	interlude = run_patched;
-	assert_int_equal(run(1, FLAT_CODE + 0x1000), 0x22);
+	interlude = wait_for_patch;
+	assert_int_equal(run(1, FLAT_CODE), 0x22);
 	assert_null(interlude);
+	assert_int_equal(counted(1, STAT_CODE_WRITES), 0);
 	assert_int_equal(run(0, PATCHED), 0x22);
 }
 
