@@ -174,6 +174,13 @@ static inline void emit_shift(struct emit *e, bool w, unsigned op, unsigned reg,
 	emit_u8(e, by);
 }
 
+static inline void emit_neg(struct emit *e, unsigned reg)
+{
+	emit_rex(e, true, 0, 0, reg);
+	emit_u8(e, 0xf7);
+	emit_u8(e, 0xd8 | (reg & 7));
+}
+
 static inline void emit_push(struct emit *e, unsigned reg)
 {
 	emit_rex(e, false, 0, 0, reg);
