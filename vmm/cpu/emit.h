@@ -141,6 +141,11 @@ static inline void emit_mem(struct emit *e, unsigned reg, unsigned base, unsigne
 static inline void emit_lea(struct emit *e, bool w, unsigned dst, unsigned base, unsigned index,
 			    unsigned shift, int32_t disp)
 {
+	if (w && index == H_NONE && base != H_NONE && !disp) { /* renamed, not executed */
+		if (dst != base)
+			emit_rr(e, true, 0x89, base, dst);
+		return;
+	}
 	emit_rex(e, w, dst, index == H_NONE ? 0 : index, base == H_NONE ? 0 : base);
 	emit_u8(e, 0x8d);
 	emit_mem(e, dst, base, index, shift, disp);

@@ -742,12 +742,19 @@ static uint8_t moved_register(const struct insn *n, int32_t *by)
 	return imm == (int16_t)imm ? xlat_gpr(p[0].reg.value) : OP_NO_REG;
 }
 
-/* Does @n give its destination a value that is about the same each time? */
+/*
+ * Does @n give its destination a value that is about the same each time? A small number, as
+ * indexes of small tables are, is.
+ */
 static bool sets_steadily(const struct insn *n)
 {
 	const ZydisDecodedOperand *p = n->operand;
 
 	switch (n->z.mnemonic) {
+	case ZYDIS_MNEMONIC_MOVZX:
+		return p[1].size == 8;
+	case ZYDIS_MNEMONIC_AND:
+		return p[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && p[1].imm.value.u < 512;
 	case ZYDIS_MNEMONIC_POP:
 	case ZYDIS_MNEMONIC_LEAVE:
 		return true;

@@ -294,8 +294,11 @@ void xloop_back(struct gen *g)
 	struct emit *e = g->e;
 
 	if (l->counter == OP_NO_REG) {
-		xgen_poll(g);
-		emit_jmp(e, l->body);
+		emit_gs(e, false, 0x83, 7, CPU_ATTENTION_OFF); /* cmp dword, 0 */
+		emit_u8(e, 0);
+		emit_jcc(e, CC_Z, l->body);
+		xtally_begin(g->x, XTALLY_LEAVE);
+		xgen_exit(g, XEXIT_ATTEND_AT, xwhat(g->insn[0].off, 0));
 		return;
 	}
 	if (l->step > 0) {
