@@ -306,16 +306,30 @@ static uint64_t key_of(const struct cpu *c, uint64_t hva, bool plain)
 	return xcache_key(hva, xlat_vec(c) | (plain ? 4u : 0) | (c->x.user ? 8u : 0));
 }
 
+/* A block that is alive and was added in epoch @since or later. */
+static struct xblock *look_up(struct xlat *x, uint64_t key, uint64_t since)
+{
+	struct xknown *n = &x->known[key * 0x9e3779b97f4a7c15ull >> 32 & (XLAT_KNOWN - 1)];
+	struct xblock *b;
+
+	if (n->block && n->key == key && n->block->epoch >= since && xblock_alive(n->block))
+		return n->block;
+	b = xcache_find(&x->seat, key, since);
+	if (b)
+		*n = (struct xknown){ key, b };
+	return b;
+}
+
 /* See codemap.h, 5. */
 static struct xblock *xblock_find(struct cpu *c, uint64_t hva, bool plain, uint64_t since)
 {
 	uint64_t key = key_of(c, hva, plain);
-	struct xblock *b = xcache_find(&c->xlat->seat, key, since);
+	struct xblock *b = look_up(c->xlat, key, since);
 
 	while (b && unlikely(codemap_is_asked(c))) {
 		codemap_answer(c);
 		codemap_verify(c);
-		b = xcache_find(&c->xlat->seat, key, since);
+		b = look_up(c->xlat, key, since);
 	}
 	return b;
 }
@@ -323,8 +337,10 @@ static struct xblock *xblock_find(struct cpu *c, uint64_t hva, bool plain, uint6
 /* Whatever was known of blocks may be void after this. */
 static void join(struct cpu *c)
 {
-	if (unlikely(xcache_join(&c->xlat->seat)))
-		forget_jumps(c);
+	if (likely(!xcache_join(&c->xlat->seat)))
+		return;
+	memset(c->xlat->known, 0, sizeof(c->xlat->known));
+	forget_jumps(c);
 }
 
 /*

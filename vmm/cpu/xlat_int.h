@@ -128,6 +128,14 @@ struct xtramp {
 	uint64_t vec_load, ret;
 };
 
+/* Blocks found lately, by their keys: most look-ups are for code that others run, too. */
+#define XLAT_KNOWN 4096u
+
+struct xknown {
+	uint64_t key;
+	struct xblock *block; /* NULL: none */
+};
+
 struct xlat {
 	struct xseat seat; /* at the cache of its guest node */
 	uint8_t *returns;  /* RETURN_BYTES */
@@ -140,7 +148,8 @@ struct xlat {
 	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */
 	struct decoder decoder;
 	struct gen *gen;
-	struct xtally *tally; /* NULL: code does not count itself */
+	struct xtally *tally;            /* NULL: code does not count itself */
+	struct xknown known[XLAT_KNOWN]; /* in the epoch that the seat was last in */
 };
 
 /* Which vector instructions can be executed without a look at control registers. */
