@@ -236,6 +236,14 @@ static void forget_jumps(struct cpu *c)
 	xret_forget(c);
 }
 
+/* In all address spaces: what a tag has above an address's 48 bits does not matter. */
+static void forget_jumps_to(struct cpu *c, uint64_t gva)
+{
+	for (unsigned i = 0; i < XLAT_JUMPS; i++)
+		if (!((c->jump_tag[i] ^ gva) << 16 >> (16 + PAGE_SHIFT)))
+			c->jump_tag[i] = UINT64_MAX;
+}
+
 static void remember_jump(struct cpu *c, const struct xblock *b)
 {
 	unsigned slot = jump_slot(c->s.rip);
@@ -260,7 +268,7 @@ void xlat_page_flushed(struct cpu *c, uint64_t gva)
 		return;
 	xret_forget_page(c, gva);
 	if (*filter_word(c->xlat, gva, &bit) & bit)
-		forget_jumps(c);
+		forget_jumps_to(c, gva);
 }
 
 void xlat_asids_reused(struct cpu *c)
