@@ -10,6 +10,7 @@
 #include "cpu/segment.h"
 #include "cpu/soft.h"
 #include "cpu/sys.h"
+#include "cpu/xlat.h"
 
 #define SPIN_PAUSES 64 /* this many in a row: the holder may want our PU */
 
@@ -330,6 +331,7 @@ enum sys_result sys_pause(struct cpu *c, const struct op *o)
 
 uint64_t cpu_tsc(struct cpu *c)
 {
+	xlat_outside(c);
 	return clock_ticks(&c->vm->clock) + c->s.tsc_offset;
 }
 
@@ -341,10 +343,11 @@ static void set_edx_eax(struct cpu *c, uint64_t v)
 
 enum sys_result sys_cpuid(struct cpu *c, const struct op *o)
 {
-	struct cpuid_regs r =
-		cpuid_query(&c->vm->cpuid, c->vcpu->id, (uint32_t)c->s.gpr[RAX],
-			    (uint32_t)c->s.gpr[RCX], c->s.cr4, c->s.xcr0, c->s.apic_base);
+	struct cpuid_regs r;
 
+	xlat_outside(c);
+	r = cpuid_query(&c->vm->cpuid, c->vcpu->id, (uint32_t)c->s.gpr[RAX],
+			(uint32_t)c->s.gpr[RCX], c->s.cr4, c->s.xcr0, c->s.apic_base);
 	c->s.gpr[RAX] = r.eax;
 	c->s.gpr[RBX] = r.ebx;
 	c->s.gpr[RCX] = r.ecx;

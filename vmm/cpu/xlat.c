@@ -93,7 +93,6 @@ int xlat_create(struct cpu *c, int host_node)
 	c->x.self = c;
 	c->x.attention = &c->vcpu->attention;
 	c->x.vec_gate = x->tramp.vec_load;
-	xlat_asid_changed(c);
 	h->ops->thread_set_gs(h->ctx, c);
 	return 0;
 }
@@ -115,13 +114,6 @@ void xlat_destroy(struct cpu *c)
 		h->ops->free(h->ctx, x->block, BLOCKS_MAX * sizeof(*x->block));
 	h->ops->free(h->ctx, x, sizeof(*x));
 	c->xlat = NULL;
-}
-
-/* Jump-cache entries are of an address space, and good under one enum xvec. */
-void xlat_asid_changed(struct cpu *c)
-{
-	c->x.jump_key = c->asid << 48 | (uint64_t)xlat_vec(c) << 60;
-	c->x.user = c->cpl != 0;
 }
 
 /* --- the jump cache -------------------------------------------------------------- */
@@ -323,14 +315,40 @@ static void clear_pages(struct cpu *c)
 	c->x.page_asid[c->x.user] = c->asid;
 }
 
-static void enter(struct cpu *c, const struct xblock *b)
+/* The clock's base stays while a vCPU runs: it starts and stops with all of them parked. */
+static void note_clock(struct cpu *c)
+{
+	struct guest_clock *k = &c->vm->clock;
+
+	c->x.tsc_add =
+		(uint64_t)atomic_load_explicit(&k->base, memory_order_relaxed) + c->s.tsc_offset;
+	c->x.tsc_trap = !c->xlat->tsc_inline ||
+			!atomic_load_explicit(&k->running, memory_order_relaxed) ||
+			((c->s.cr4 & CR4_TSD) && c->cpl);
+}
+
+/* Jump-cache entries are of an address space, and good under one enum xvec. */
+void xlat_prepare(struct cpu *c)
 {
 	uint8_t *bv = xstate_bv(&c->s);
 
+	c->x.jump_key = c->asid << 48 | (uint64_t)xlat_vec(c) << 60;
+	c->x.user = c->cpl != 0;
+	note_clock(c);
 	*bv = (uint8_t)((*bv | XCR0_X87 | XCR0_SSE) & c->xlat->xsave_mask);
-	c->x.code = b->enter_jump;
 	if (unlikely(c->x.page_asid[c->x.user] != c->asid))
 		clear_pages(c);
+}
+
+void xlat_park_vectors(struct cpu *c)
+{
+	((void (*)(void))(uintptr_t)c->xlat->tramp.park)();
+	hide_host_addresses(c);
+}
+
+static void enter(struct cpu *c, const struct xblock *b)
+{
+	c->x.code = b->enter_jump;
 	vcpu_doing(c->vcpu, DOING_CODE);
 	((void (*)(void))(uintptr_t)c->xlat->tramp.enter)();
 	vcpu_doing(c->vcpu, DOING_INTERP);
@@ -385,29 +403,17 @@ static void undo_branch(struct cpu *c)
 		c->insns--;
 }
 
-/* The clock's base stays while a vCPU runs: it starts and stops with all of them parked. */
-static void note_clock(struct cpu *c)
-{
-	struct guest_clock *k = &c->vm->clock;
-
-	c->x.tsc_add =
-		(uint64_t)atomic_load_explicit(&k->base, memory_order_relaxed) + c->s.tsc_offset;
-	c->x.tsc_trap = !c->xlat->tsc_inline ||
-			!atomic_load_explicit(&k->running, memory_order_relaxed) ||
-			((c->s.cr4 & CR4_TSD) && c->cpl);
-}
-
 enum xlat_result xlat_run(struct cpu *c)
 {
 	struct xlat *x = c->xlat;
 	struct xblock *b;
 
-	xlat_asid_changed(c);
-	note_clock(c);
+	xlat_prepare(c);
 	b = xblock_get(c, false);
 	while (b) {
 		if (likely(!b->plain))
 			remember_jump(c, b);
+		xlat_prepare(c);
 		enter(c, b);
 		stat_add(&c->vcpu->stats, STAT_BLOCKS, 1);
 		switch (c->x.why) {
@@ -423,6 +429,8 @@ enum xlat_result xlat_run(struct cpu *c)
 			break;
 		case XEXIT_ATTEND:
 			return XLAT_ATTEND;
+		case XEXIT_RESET:
+			return XLAT_RESET;
 		case XEXIT_ATTEND_AT:
 			c->s.rip = c->block_rip + xwhat_off(c->x.what);
 			return XLAT_ATTEND;

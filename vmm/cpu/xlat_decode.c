@@ -307,13 +307,18 @@ static enum kind classify(struct cpu *c, struct insn *n)
 {
 	const ZydisDecodedInstruction *z = &n->z;
 	struct op o = { 0 };
+	enum kind kind;
+	sys_fn *fn;
 
 	n->mem = -1;
 	n->vec = false;
 	if (!decode_has_isa(c, z->meta.isa_set) || (c->vm->cfg.exact_flags && has_own_flags(n)))
 		return K_INTERP;
-	if (sys_decode(z, n->operand, &o))
-		return system_kind(n);
+	fn = sys_decode(z, n->operand, &o);
+	if (fn) {
+		kind = system_kind(n);
+		return kind == K_INTERP && xcall_handles(fn) ? K_SYSTEM : kind;
+	}
 	switch (z->mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_POP:
@@ -436,6 +441,8 @@ static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 	}
 	mend_base(n);
 	n->kind = classify(g->c, n);
+	if (n->mem >= 0 && n->operand[n->mem].mem.base == ZYDIS_REGISTER_EIP)
+		n->kind = K_INTERP;
 	if (n->kind == K_INTERP)
 		return false;
 	note_flags(n);
