@@ -356,7 +356,7 @@ static enum kind classify(struct cpu *c, struct insn *n)
 	/* BT and its like: the bit offset moves the address. */
 	if (z->meta.category == ZYDIS_CATEGORY_BITBYTE && n->mem >= 0 && is_bit_test(z->mnemonic) &&
 	    n->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
-		return K_BITS;
+		return z->address_width == 64 ? K_BITS : K_INTERP;
 	if (z->meta.category == ZYDIS_CATEGORY_X87_ALU || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
 	    z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
 	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR || is_wide_vec(z) ||

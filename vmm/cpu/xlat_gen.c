@@ -823,11 +823,13 @@ static void cold_address(struct gen *g, const struct cold *k)
 
 /*
  * Is there more to a fault of its memory operand than that its page is not there? Elements
- * that a mask leaves out do not fault, and an x87 exception that is pending comes first.
+ * that a mask leaves out do not fault, an x87 exception that is pending comes first, and so
+ * does one of a conversion before its store.
  */
 static bool faults_its_own_way(const struct insn *n)
 {
 	switch (n->z.mnemonic) {
+	case ZYDIS_MNEMONIC_VCVTPS2PH:
 	case ZYDIS_MNEMONIC_VMASKMOVPD:
 	case ZYDIS_MNEMONIC_VMASKMOVPS:
 	case ZYDIS_MNEMONIC_VPMASKMOVD:
