@@ -36,9 +36,9 @@ CFLAGS	+= $(CSTD) $(OPT.$(MODE)) $(WARN) -fPIC -fvisibility=default -pthread -fn
 # C code that translated code calls runs while a guest's vector registers are live, and leaves
 # them alone; tools/check-vectors looks whether it does. Sanitizers' own code does not.
 ifneq ($(filter rel dbg,$(MODE)),)
-QUIET	:= $(addprefix $B/vmm/,$(patsubst %,cpu/%.o,xlat_call xlat_rep xlat mmu codemap debug lapic \
+QUIET	:= $(addprefix $B/vmm/,$(patsubst %,cpu/%.o,xlat_call xlat_rep xlat xlat_return mmu codemap debug lapic \
 	   exception system control far segment msr pv) mem/gmem.o)
-$(QUIET): CFLAGS += -mgeneral-regs-only -fno-jump-tables
+$(QUIET): CFLAGS += -mgeneral-regs-only -fno-jump-tables -fno-tree-loop-distribute-patterns
 $B/vmm/cpu/xlat_tramp.o: CFLAGS += -DXLAT_QUIET=1
 endif
 LDFLAGS	+= $(filter -fsanitize=% --coverage,$(OPT.$(MODE))) -pthread

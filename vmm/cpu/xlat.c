@@ -76,6 +76,8 @@ int xlat_create(struct cpu *c, int host_node)
 		err = xtally_create(c, host_node);
 	if (!err)
 		err = h->ops->code_map(h->ctx, code_bytes(c->vm), host_node, &x->code);
+	if (!err)
+		err = xret_create(c, host_node);
 	if (err) {
 		xlat_destroy(c);
 		return err;
@@ -91,7 +93,6 @@ int xlat_create(struct cpu *c, int host_node)
 	x->counts = c->icount || c->vm->cfg.count_insns;
 	x->tsc_inline = ticks_are_tsc(c);
 	c->x.self = c;
-	c->x.attention = &c->vcpu->attention;
 	c->x.vec_gate = x->tramp.vec_load;
 	h->ops->thread_set_gs(h->ctx, c);
 	return 0;
@@ -108,6 +109,7 @@ void xlat_destroy(struct cpu *c)
 		h->ops->code_unmap(h->ctx, &x->code);
 	xgen_destroy(x, h);
 	xtally_destroy(c);
+	xret_destroy(c);
 	if (x->hash)
 		h->ops->free(h->ctx, x->hash, HASH_SIZE * sizeof(*x->hash));
 	if (x->block)
@@ -129,17 +131,19 @@ static uint64_t *filter_word(struct xlat *x, uint64_t gva, uint64_t *bit)
 static void forget_jumps(struct cpu *c)
 {
 	for (unsigned i = 0; i < XLAT_JUMPS; i++)
-		c->jump[i].tag = UINT64_MAX;
-	memset(c->xlat->jumps_into, 0, sizeof(c->xlat->jumps_into));
+		c->jump_tag[i] = UINT64_MAX;
+	for (unsigned i = 0; i < ARRAY_SIZE(c->xlat->jumps_into); i++)
+		c->xlat->jumps_into[i] = 0;
+	xret_forget(c);
 }
 
 static void remember_jump(struct cpu *c, const struct xblock *b)
 {
-	struct xlat_jump *j = &c->jump[c->s.rip & (XLAT_JUMPS - 1)];
+	unsigned slot = jump_slot(c->s.rip);
 	uint64_t bit, *word = filter_word(c->xlat, c->s.rip, &bit);
 
-	j->tag = c->s.rip + c->x.jump_key;
-	j->code = b->enter_jump;
+	c->jump_tag[slot] = c->s.rip + c->x.jump_key;
+	c->jump_code[slot] = b->enter_jump;
 	*word |= bit;
 }
 
@@ -153,7 +157,10 @@ void xlat_page_flushed(struct cpu *c, uint64_t gva)
 	uint64_t bit;
 
 	xlat_forget_pages(c);
-	if (c->xlat && (*filter_word(c->xlat, gva, &bit) & bit))
+	if (!c->xlat)
+		return;
+	xret_forget_page(c, gva);
+	if (*filter_word(c->xlat, gva, &bit) & bit)
 		forget_jumps(c);
 }
 
@@ -258,6 +265,11 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, boo
 	return b;
 }
 
+bool xlat_knows(struct cpu *c, uint64_t hva)
+{
+	return xblock_find(c, hva, false);
+}
+
 /* The block at s.rip. NULL: a fault is pending. */
 static struct xblock *xblock_get(struct cpu *c, bool plain)
 {
@@ -348,18 +360,29 @@ void xlat_park_vectors(struct cpu *c)
 
 static void enter(struct cpu *c, const struct xblock *b)
 {
-	c->x.code = b->enter_jump;
+	c->block_rip = c->s.rip & PAGE_MASK;
+	c->x.code = b->enter_mem;
 	vcpu_doing(c->vcpu, DOING_CODE);
 	((void (*)(void))(uintptr_t)c->xlat->tramp.enter)();
 	vcpu_doing(c->vcpu, DOING_INTERP);
 	hide_host_addresses(c);
 }
 
+/* The block, and its edge, to which xwhat_edge() has led. */
+static struct xblock *left_block(const struct cpu *c)
+{
+	return &c->xlat->block[c->x.what / XBLOCK_EDGES];
+}
+
+static struct xedge *left_edge(const struct cpu *c)
+{
+	return &left_block(c)->edge[c->x.what % XBLOCK_EDGES];
+}
+
 /* A jump within its page that is not linked yet. */
-static struct xblock *follow_edge(struct cpu *c, struct xblock *from, unsigned edge)
+static struct xblock *follow_edge(struct cpu *c, struct xblock *from, struct xedge *g)
 {
 	struct xlat *x = c->xlat;
-	struct xedge *g = &from->edge[edge];
 	uint64_t hva = (from->hva & PAGE_MASK) + g->target;
 	unsigned flushes = x->flushes;
 	struct xblock *to;
@@ -428,6 +451,8 @@ enum xlat_result xlat_run(struct cpu *c)
 			b = xblock_get(c, false);
 			break;
 		case XEXIT_ATTEND:
+			if (unlikely(c->x.return_sp < c->x.return_limit))
+				xret_make_room(c);
 			return XLAT_ATTEND;
 		case XEXIT_RESET:
 			return XLAT_RESET;
@@ -435,15 +460,14 @@ enum xlat_result xlat_run(struct cpu *c)
 			c->s.rip = c->block_rip + xwhat_off(c->x.what);
 			return XLAT_ATTEND;
 		case XEXIT_ATTEND_EDGE:
-			c->s.rip =
-				c->block_rip + x->block[c->x.what / 2].edge[c->x.what % 2].target;
+			c->s.rip = c->block_rip + left_edge(c)->target;
 			return XLAT_ATTEND;
 		case XEXIT_STALE:
 			x->block[c->x.what].version--; /* dead */
 			b = xblock_get(c, false);
 			break;
 		case XEXIT_EDGE:
-			b = follow_edge(c, &x->block[c->x.what / 2], c->x.what % 2);
+			b = follow_edge(c, left_block(c), left_edge(c));
 			break;
 		default:
 			c->s.rip = c->block_rip + xwhat_off(c->x.what);
@@ -497,7 +521,7 @@ bool xlat_host_fault(struct cpu *c, struct host_fault *f)
 	if (m->flags == FLAGS_HOST)
 		c->fl = (f->rflags & 0xd5) << 8 | ((f->rflags >> 11) & 1);
 	c->x.why = XEXIT_INTERP;
-	c->x.what = xwhat(m->off, m->index);
+	c->x.what = xwhat(m->off, m->retired);
 	f->pc = x->tramp.leave;
 	return true;
 }

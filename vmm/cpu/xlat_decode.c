@@ -138,6 +138,10 @@ static void note_flags(struct insn *n)
 	const ZydisAccessedFlags *f = n->z.cpu_flags;
 
 	n->reads = n->writes = n->kills = 0;
+	if (n->kind == K_SYSTEM) { /* they have to be where C looks for them */
+		n->reads = FLAGS_ALL;
+		return;
+	}
 	if (!f)
 		return;
 	n->reads = (uint16_t)(f->tested & FLAGS_ALL);
@@ -450,10 +454,28 @@ static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 	return true;
 }
 
+/*
+ * Does the block go on behind @n, which is the last so far? It may behind a call, where that
+ * returns, and where a conditional jump is not taken; but not where a loop ends. So many
+ * @edges have been used, and two have to remain.
+ */
+static bool goes_on(const struct gen *g, const struct insn *n, unsigned *edges)
+{
+	unsigned next = n->off + n->z.length;
+
+	if (!xlat_ends_block(n->kind))
+		return true;
+	if ((n->kind != K_CALL && n->kind != K_JCC) || next >= PAGE_SIZE || g->crosses)
+		return false;
+	if (n->kind == K_JCC && n->operand[0].imm.value.s <= 0)
+		return false;
+	return ++*edges <= XBLOCK_EDGES - 2 && !xlat_knows(g->c, (g->b->hva & PAGE_MASK) + next);
+}
+
 /* Returns the offset behind the last instruction. */
 static unsigned decode_insns(struct gen *g, uint64_t page_gpa)
 {
-	unsigned off = (unsigned)(g->b->hva & ~PAGE_MASK);
+	unsigned off = (unsigned)(g->b->hva & ~PAGE_MASK), edges = 0;
 
 	g->nr_insns = 0;
 	g->crosses = false;
@@ -461,7 +483,7 @@ static unsigned decode_insns(struct gen *g, uint64_t page_gpa)
 		const struct insn *n = &g->insn[g->nr_insns - 1];
 
 		off += n->z.length;
-		if (xlat_ends_block(n->kind))
+		if (!goes_on(g, n, &edges))
 			break;
 	}
 	/* Its shadow: nothing may come between STI and what follows, a HLT perhaps. */
@@ -486,6 +508,8 @@ static void find_live_flags(struct gen *g)
 	for (i = g->nr_insns; i-- > 0;) {
 		struct insn *n = &g->insn[i];
 
+		if (xlat_ends_block(n->kind))
+			live = FLAGS_ALL; /* they are wanted where else it may lead */
 		n->live_out = live;
 		live = (uint16_t)((live & ~n->kills) | n->reads);
 		if (exact && may_fault(n))
@@ -515,6 +539,7 @@ struct group {
 	const struct insn *at; /* whose it is */
 	int32_t leader_delta;  /* of the register, since the groups of it began */
 	int32_t lo, hi;
+	bool apart; /* a jump out of the block has come since */
 };
 
 struct groups {
@@ -525,6 +550,7 @@ struct groups {
 	uint16_t unknown; /* registers that have got another value */
 	uint16_t ended;   /* registers that had a group already */
 	uint16_t roaming; /* registers that may be anywhere next time: see find_roaming() */
+	bool apart;       /* the block may have been left by now */
 };
 
 /*
@@ -591,6 +617,10 @@ static bool group_takes(const struct groups *s, const struct group *p, int32_t l
 
 	if (MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX)
 		return false;
+	/* What may not be executed shall not make the look-up fail: the stack is known. */
+	if (p->apart && ((write && !a->write) ||
+			 ((lo < p->lo || hi > p->hi) && a->base != RSP && a->base != RBP)))
+		return false;
 	if (write && !a->write && s->g->c->vm->cfg.exact_flags)
 		return false; /* the page would be dirty too early */
 	return !s->g->b->plain && (a->leads || s->nr_slots < XSLOTS);
@@ -604,9 +634,9 @@ static void group_begin(struct groups *s, const struct insn *n, struct access *a
 	while (p->leader && p < &s->open[a->base][GROUPS_OPEN - 1])
 		p++;
 	group_end(s, p);
-	*p = (struct group){ a, n, s->delta[a->base], lo, hi };
+	*p = (struct group){ a, n, s->delta[a->base], lo, hi, false };
 	a->write = write;
-	a->at_head = !(s->unknown & BIT(a->base));
+	a->at_head = !(s->unknown & BIT(a->base)) && !s->apart;
 	a->from = a->disp;
 	a->bytes = (uint16_t)(hi - lo);
 }
@@ -743,28 +773,33 @@ static bool sets_steadily(const struct insn *n)
 	}
 }
 
+/* Which of them @n writes, but for those that it moves, or sets to about the same. */
+static uint16_t writes_anything(const struct insn *n)
+{
+	uint16_t regs = 0;
+	int32_t by;
+
+	if (moved_register(n, &by) != OP_NO_REG || sets_steadily(n))
+		return 0;
+	for (unsigned i = 0; i < n->z.operand_count; i++) {
+		const ZydisDecodedOperand *p = &n->operand[i];
+
+		if (p->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    (p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+		    xlat_gpr(p->reg.value) != OP_NO_REG && xlat_gpr(p->reg.value) != RSP)
+			regs |= (uint16_t)BIT(xlat_gpr(p->reg.value));
+	}
+	return regs;
+}
+
 /*
  * Registers that the block computes or loads are not likely to point to the same page
  * next time: a list's next node, an index out of a hash. The TLB knows more pages.
  */
 static void find_roaming(struct groups *s)
 {
-	int32_t by;
-
-	for (unsigned i = 0; i < s->g->nr_insns; i++) {
-		const struct insn *n = &s->g->insn[i];
-
-		if (moved_register(n, &by) != OP_NO_REG || sets_steadily(n))
-			continue;
-		for (unsigned j = 0; j < n->z.operand_count; j++) {
-			const ZydisDecodedOperand *p = &n->operand[j];
-
-			if (p->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-			    (p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
-			    xlat_gpr(p->reg.value) != OP_NO_REG && xlat_gpr(p->reg.value) != RSP)
-				s->roaming |= (uint16_t)BIT(xlat_gpr(p->reg.value));
-		}
-	}
+	for (unsigned i = 0; i < s->g->nr_insns; i++)
+		s->roaming |= writes_anything(&s->g->insn[i]);
 }
 
 static void note_writes(struct groups *s, const struct insn *n)
@@ -782,7 +817,26 @@ static void note_writes(struct groups *s, const struct insn *n)
 		if (gpr == OP_NO_REG)
 			continue;
 		groups_end(s, gpr);
+		s->roaming &= (uint16_t)~BIT(gpr);
 	}
+	s->roaming |= writes_anything(n);
+}
+
+/* Whoever was called may have done anything. */
+static void note_called(struct groups *s)
+{
+	for (unsigned i = 0; i < GPR_COUNT; i++)
+		groups_end(s, i);
+	s->ended = 0;
+	s->nr_slots = 0;
+}
+
+/* What comes next is not always executed. */
+static void note_way_out(struct groups *s)
+{
+	s->apart = true;
+	for (unsigned i = 0; i < GPR_COUNT * GROUPS_OPEN; i++)
+		s->open[i / GROUPS_OPEN][i % GROUPS_OPEN].apart = true;
 }
 
 static void note_insn(struct groups *s, struct insn *n)
@@ -796,9 +850,15 @@ static void note_insn(struct groups *s, struct insn *n)
 	else if (n->mem >= 0 && n->kind != K_LEA)
 		note_operand(s, n);
 	switch (n->kind) {
+	case K_CALL:
+		note_stack(s, n, RSP, -8, true);
+		note_called(s);
+		return;
+	case K_JCC:
+		note_way_out(s);
+		return;
 	case K_PUSH:
 	case K_PUSHF:
-	case K_CALL:
 		note_stack(s, n, RSP, -8, true);
 		s->delta[RSP] -= 8;
 		return;
@@ -838,7 +898,7 @@ static bool take_page(uint64_t *taken, struct access *a)
 
 /*
  * No two look-ups of a block may share a slot: between a leader and its followers it
- * has to stay what it is.
+ * has to stay what it is. No group survives a call.
  */
 static void part_pages(struct gen *g)
 {
@@ -862,6 +922,8 @@ static void part_pages(struct gen *g)
 			if (tries == NR_PLACES)
 				a->page = -1;
 		}
+		if (n->kind == K_CALL)
+			memset(taken, 0, sizeof(taken));
 	}
 }
 

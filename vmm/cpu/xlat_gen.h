@@ -97,14 +97,18 @@ enum cold_kind {
 	COLD_LOOKUP,
 	COLD_INTERP,
 	COLD_ATTEND,
-	COLD_STALE
+	COLD_STALE,
+	COLD_CALL,
+	COLD_RETURN,
+	COLD_BLOCK_RIP
 };
 
 /* Something to emit after the hot code. */
 struct cold {
 	enum cold_kind kind;
-	uint8_t *from; /* the rel32 that leads here */
-	uint8_t index; /* the instruction's, in the block */
+	uint8_t *from;   /* the rel32 that leads here */
+	uint8_t index;   /* the instruction's, in the block */
+	uint8_t retired; /* instructions before it that are not counted yet */
 	enum flags_at flags;
 
 	/* COLD_FILL */
@@ -118,6 +122,7 @@ struct cold {
 
 	/* COLD_EDGE, COLD_FAR */
 	uint8_t edge;
+	bool call; /* COLD_LOOKUP, too: the way here was a call, which returns to @back */
 	int32_t target;
 };
 
@@ -142,9 +147,13 @@ struct gen {
 	struct xblock *b;
 	unsigned number;
 	unsigned nr_insns, nr_cold;
-	unsigned index; /* of the instruction being emitted */
+	unsigned index;   /* of the instruction being emitted */
+	unsigned counted; /* so many have been added to c->insns, where they are counted */
+	unsigned nr_edges;
 	enum flags_at flags;
 	bool vec_live;
+	int32_t held;   /* what r11 has: the word at that place of struct cpu; 0: something else */
+	int32_t sp_lag; /* what the guest's RSP is beyond r15 */
 	struct loop loop;
 	bool crosses; /* an instruction that crosses the page's end comes next, or is the block */
 	struct {
@@ -155,6 +164,7 @@ struct gen {
 	struct insn insn[XBLOCK_INSNS + 1];
 	struct xmark mark[XBLOCK_INSNS + 1];
 	struct cold cold[COLD_MAX];
+	struct xedge edge[XBLOCK_EDGES];
 };
 
 /* The host register that a guest register lives in, or H_NONE: in memory. */
@@ -186,8 +196,9 @@ unsigned xlat_decode(struct gen *g, uint64_t page_gpa);
 void xgen_spill_flags(struct gen *g, unsigned live);
 unsigned xgen_get_reg(struct gen *g, unsigned gpr, unsigned scratch);
 void xgen_set_reg(struct gen *g, unsigned gpr, unsigned from);
+void xgen_hold(struct gen *g, int32_t off);
 struct place xgen_stack(struct gen *g, struct insn *n);
-void xgen_move_stack(struct gen *g, int32_t by);
+void xgen_move_stack(struct gen *g, int32_t by); /* and by what it lags behind */
 void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct place *p);
 struct cold *xgen_cold(struct gen *g, enum cold_kind kind);
 struct cold *xgen_cold_if(struct gen *g, enum cold_kind kind, unsigned cc); /* entered if @cc */
@@ -197,6 +208,30 @@ void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int1
 void xgen_vec_gate(struct gen *g);
 void xgen_poll(struct gen *g);
 bool xgen_address_is_simple(const struct insn *n);
+struct place xgen_operand(struct gen *g, struct insn *n, bool write);
+void xgen_save_flags(struct emit *e);
+void xgen_host_flags(struct gen *g);
+void xgen_exit(struct gen *g, enum xlat_exit why, uint32_t what);
+
+/* xlat_jump.c */
+bool xjump_call(struct gen *g, struct insn *n);
+bool xjump_ret(struct gen *g, struct insn *n);
+bool xjump_jmp(struct gen *g, struct insn *n);
+bool xjump_jcc(struct gen *g, struct insn *n);
+/* Another edge of the block, to @target in this page or off it; @cc 16: always. */
+void xjump_edge(struct gen *g, unsigned cc, int32_t target);
+/* What of it is rarely executed: cold_kind COLD_EDGE and those that are nobody else's. */
+void xjump_cold(struct gen *g, const struct cold *k);
+/* The first @n instructions of the block have retired. Touches no flags, keeps r10. */
+void xgen_count(struct gen *g, unsigned n);
+static inline unsigned xgen_retired(const struct gen *g)
+{
+	return g->index > g->counted ? g->index - g->counted : 0;
+}
+/* CLOCK_ICOUNT stops at exact instructions: not later than those that come next. */
+void xgen_stop(struct gen *g, unsigned off);
+/* The address of offset @off of this page into @dst. */
+void xgen_rip(struct gen *g, unsigned dst, int32_t off);
 
 /* xlat_sys.c */
 bool xsys_pushf(struct gen *g, struct insn *n);

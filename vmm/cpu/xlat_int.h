@@ -19,6 +19,7 @@
 #include "cpu/block.h"
 #include "cpu/emit.h"
 #include "cpu/mmu.h"
+#include "cpu/soft.h"
 #include "cpu/xlat.h"
 
 #include <Zydis/Zydis.h>
@@ -27,7 +28,7 @@
 #define XBLOCK_CODE_MAX 32768 /* bytes of host code a block can make at the most */
 
 enum xlat_exit {
-	XEXIT_EDGE,        /* what: block number * 2 + edge */
+	XEXIT_EDGE,        /* what: xwhat_edge() */
 	XEXIT_LOOKUP,      /* s.rip is set: the jump cache does not know it */
 	XEXIT_ATTEND,      /* s.rip is set */
 	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
@@ -53,6 +54,14 @@ static inline unsigned xwhat_retired(uint32_t what)
 	return what >> 16;
 }
 
+#define XBLOCK_EDGES 8
+
+/* Edge @edge of the block of that number. */
+static inline uint32_t xwhat_edge(unsigned number, unsigned edge)
+{
+	return number * XBLOCK_EDGES + edge;
+}
+
 /* Added to it: the range of several accesses may cross a page, try them one by one. */
 #define XWHAT_PLAIN BIT(15)
 /* Whether the access faults is more than a question of its page: the interpreter asks. */
@@ -62,7 +71,7 @@ enum flags_at { FLAGS_DEAD, FLAGS_HOST, FLAGS_MEM };
 
 /* A direct jump out of a block to somewhere in the same page. */
 struct xedge {
-	uint8_t *at;          /* the rel32 to link; NULL: there is no such edge */
+	uint8_t *at;          /* the rel32 to link */
 	uint64_t poll;        /* backward edges go through here; 0: a forward one */
 	uint64_t *poll_table; /* where the poll leads: on, or out */
 	uint16_t target;      /* offset in the page */
@@ -75,13 +84,13 @@ struct xblock {
 	uint32_t version;
 	uint32_t hash_next; /* number + 1 */
 	uint64_t enter_host, enter_mem,
-		enter_jump;  /* flags in the host's, in c->fl; and block_rip unknown */
+		enter_jump;  /* flags in the host's, in c->fl; and the jump cache's tag in r10 */
 	uint64_t enter_poll; /* looks at attention first; 0: flags are alive here */
-	struct xedge edge[2];
-	uint8_t vec;     /* enum xvec it was made under */
-	bool flags_live; /* reads flags before it writes them all */
-	bool plain;      /* accesses are looked up one by one */
-	bool user;       /* CPL is not 0 */
+	struct xedge *edge;  /* at most XBLOCK_EDGES */
+	uint8_t vec;         /* enum xvec it was made under */
+	bool flags_live;     /* reads flags before it writes them all */
+	bool plain;          /* accesses are looked up one by one */
+	bool user;           /* CPL is not 0 */
 	uint8_t nr_insns;
 	uint16_t nr_marks;
 	const struct xmark *marks;
@@ -89,10 +98,10 @@ struct xblock {
 
 /* Which instruction a host address belongs to, for host faults. */
 struct xmark {
-	uint32_t code; /* offset from enter_jump */
-	uint16_t off;  /* of the guest instruction in its page */
-	uint8_t flags; /* enum flags_at before it */
-	uint8_t index; /* in its block */
+	uint32_t code;   /* offset from enter_jump */
+	uint16_t off;    /* of the guest instruction in its page */
+	uint8_t flags;   /* enum flags_at before it */
+	uint8_t retired; /* instructions before it that are not counted yet */
 };
 
 /* Fixed pieces of code, at the begin of the code cache. */
@@ -100,18 +109,20 @@ struct xtramp {
 	uint64_t enter;          /* void (void) for C */
 	uint64_t leave;          /* registers -> c->s, back to C */
 	uint64_t leave_saved;    /* they are there already */
-	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, XEXIT_ATTEND */
-	uint64_t fill[2];        /* by write: fill the TLB for r11 bytes at the address in r10 */
-	uint64_t page[2];        /* by write: the same, and page cache slot r11 >> 16, too */
-	uint64_t rep[2]; /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
-	uint64_t system; /* the system instruction that r10 points to, and on where it leads */
-	uint64_t called; /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
-	uint64_t park;   /* void (void) for C: vector registers to their image */
+	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, the tag in r10; XEXIT_ATTEND */
+	uint64_t ret_miss; /* a return, its tag in r10, that is not what the stack's top says */
+	uint64_t fill[2];  /* by write: fill the TLB for r11 bytes at the address in r10 */
+	uint64_t page[2];  /* by write: the same, and page cache slot r11 >> 16, too */
+	uint64_t rep[2];   /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
+	uint64_t system;   /* the system instruction that r10 points to, and on where it leads */
+	uint64_t called;   /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
+	uint64_t park;     /* void (void) for C: vector registers to their image */
 	uint64_t vec_load, ret;
 };
 
 struct xlat {
 	struct host_code code;
+	uint8_t *returns; /* RETURN_BYTES */
 	struct emit e;
 	uint8_t *limit, *blocks_begin;
 	struct xtramp tramp;
@@ -133,6 +144,8 @@ struct xlat {
 enum xvec { XVEC_NONE, XVEC_SSE, XVEC_AVX, XVEC_AVX512 };
 
 enum xvec xlat_vec(const struct cpu *c); /* xlat.c */
+/* Is there a block that begins at @hva, in the present mode? */
+bool xlat_knows(struct cpu *c, uint64_t hva);
 
 /* xlat.c: what emitted code relies on, whenever C code has run. */
 void xlat_prepare(struct cpu *c);
@@ -164,10 +177,39 @@ bool xcall_handles(sys_fn *fn);
 enum xcall xlat_rep_movs(struct cpu *c, unsigned shift);
 enum xcall xlat_rep_stos(struct cpu *c, unsigned shift);
 
+/*
+ * xlat_return.c: the return stack. Entries of three words, newest first, and above its base
+ * some that match nothing. Below its limit there is room for calls that do not look, and for
+ * what pieces of the trampolines push.
+ */
+#define RETURN_ENTRY   24
+#define RETURN_ENTRIES 1024
+#define RETURN_SEARCH  8 /* entries are looked at when the first is not it */
+#define RETURN_BYTES   KIB(64)
+
+int xret_create(struct cpu *c, int host_node); /* c->xlat->returns; -ENOMEM */
+void xret_destroy(struct cpu *c);
+/* None of the entries shall match any more; also for C code that translated code has called. */
+void xret_forget(struct cpu *c);
+/* The same for those that lead to the page of @gva. */
+void xret_forget_page(struct cpu *c, uint64_t gva);
+/* It is full: keep the newer half. */
+void xret_make_room(struct cpu *c);
+
 /* xlat_gen.c: translate the block at (@hva, offset @off in its page) into *b. False: nothing. */
 int xgen_create(struct xlat *x, const struct host *h, int node);
 void xgen_destroy(struct xlat *x, const struct host *h);
 bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_gpa);
+
+/* jump_slot() of the RIP in @rip. Clobbers flags. */
+static inline void emit_jump_slot(struct emit *e, unsigned dst, unsigned rip)
+{
+	emit_rex(e, false, dst, 0, rip); /* imul dst, rip, imm32 */
+	emit_u8(e, 0x69);
+	emit_u8(e, 0xc0 | (dst & 7) << 3 | (rip & 7));
+	emit_u32(e, XLAT_JUMPS_HASH);
+	emit_shift(e, false, SHIFT_R, dst, 32 - XLAT_JUMPS_BITS);
+}
 
 #define CPU_OFF(field) ((int32_t)offsetof(struct cpu, field))
 #define GPR_OFF(n)     (CPU_OFF(s.gpr) + 8 * (int32_t)(n))

@@ -97,11 +97,14 @@ static void hoist_insn(struct finder *f, struct insn *n)
 		      how == HOIST_INDEX ? xlat_gpr(p->mem.index) : xlat_gpr(p->mem.base));
 }
 
-/* x.slot[] is either the loop's or its groups'. */
-static bool groups_use_slots(const struct gen *g)
+/* x.slot[] is either the loop's or its groups', and nobody else's. */
+static bool slots_are_used(const struct gen *g)
 {
 	for (unsigned i = 0; i < g->nr_insns; i++) {
 		const struct insn *n = &g->insn[i];
+
+		if (n->kind == K_CALL)
+			return true;
 
 		if ((n->at.leads && n->at.page < 0) || (n->stack.leads && n->stack.page < 0))
 			return true;
@@ -117,7 +120,7 @@ void xloop_find(struct gen *g, const int32_t delta[GPR_COUNT], uint16_t unknown)
 	if (!g->nr_insns || g->b->plain || g->b->flags_live || g->c->vm->cfg.exact_flags ||
 	    last->kind != K_JCC ||
 	    last->off + last->z.length + last->operand[0].imm.value.s != g->insn[0].off ||
-	    groups_use_slots(g))
+	    slots_are_used(g))
 		return;
 	g->loop.counter = OP_NO_REG;
 	for (unsigned i = 0; i < g->nr_insns; i++)
@@ -246,6 +249,7 @@ void xloop_head(struct gen *g)
 			break;
 	if (i < g->nr_insns)
 		xgen_vec_gate(g);
+	g->held = 0;
 	g->loop.body = emit_here(e);
 	xtally_begin(g->x, XTALLY_HOT);
 }
@@ -280,7 +284,7 @@ struct place xloop_place(struct gen *g, const struct insn *n, const struct acces
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	uint8_t base, index;
 
-	emit_gs_load(g->e, S2, xslot_off(a));
+	xgen_hold(g, xslot_off(a));
 	if (a->simple)
 		return (struct place){ (uint8_t)xhome(a->base), S2, 0, a->disp };
 	base = xlat_gpr(p->mem.base);

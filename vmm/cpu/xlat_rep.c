@@ -72,7 +72,7 @@ enum xcall xlat_rep_movs(struct cpu *c, unsigned shift)
 		*rcx -= n;
 		*rsi += n << shift;
 		*rdi += n << shift;
-		if (unlikely(atomic_load_explicit(c->x.attention, memory_order_relaxed)))
+		if (unlikely(atomic_load_explicit(&c->vcpu->attention, memory_order_relaxed)))
 			break;
 	}
 	return *rcx ? xcall_missed(c, 0, 1) : XCALL_BACK;
@@ -93,7 +93,7 @@ enum xcall xlat_rep_stos(struct cpu *c, unsigned shift)
 		store(to, c->s.gpr[RAX], n, shift);
 		*rcx -= n;
 		*rdi += n << shift;
-		if (unlikely(atomic_load_explicit(c->x.attention, memory_order_relaxed)))
+		if (unlikely(atomic_load_explicit(&c->vcpu->attention, memory_order_relaxed)))
 			break;
 	}
 	return *rcx ? xcall_missed(c, 0, 1) : XCALL_BACK;

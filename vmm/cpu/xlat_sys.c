@@ -184,7 +184,7 @@ bool xsys_call(struct gen *g, struct insn *n)
 	if (decode_insn(&d, &g->x->decoder, n->bytes, n->z.length, n->off) != DECODE_OK)
 		return false;
 	xgen_spill_flags(g, FLAGS_ALL);
-	emit_gs_imm32(e, CPU_OFF(x.what), xwhat(n->off, g->index));
+	emit_gs_imm32(e, CPU_OFF(x.what), xwhat(n->off, xgen_retired(g)));
 	emit_u8(e, 0x4c); /* lea r10, [rip + instruction] */
 	emit_u8(e, 0x8d);
 	emit_u8(e, 0x15);

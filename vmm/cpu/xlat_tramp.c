@@ -101,6 +101,7 @@ static void make_enter(struct emit *e, struct xtramp *t)
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
 	emit_gs_store(e, H_RSP, CPU_OFF(x.host_rsp));
 	load_guest(e);
+	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
 	emit_gs(e, false, 0xff, 4, CPU_OFF(x.code)); /* jmp */
 }
 
@@ -138,6 +139,7 @@ static void park_if_live(struct emit *e, const struct xtramp *t)
 static void make_leave(struct emit *e, struct xtramp *t)
 {
 	t->leave = emit_here(e);
+	emit_gs_store(e, H_RSP, CPU_OFF(x.return_sp));
 	save_guest(e);
 	t->leave_saved = emit_here(e);
 	park_if_live(e, t);
@@ -155,6 +157,60 @@ static uint64_t make_exit(struct emit *e, const struct xtramp *t, enum xlat_exit
 	emit_gs_imm32(e, CPU_OFF(x.why), why);
 	emit_jmp(e, t->leave);
 	return here;
+}
+
+/* The tag in r10 becomes the RIP in s.rip. */
+static uint64_t make_lookup(struct emit *e, const struct xtramp *t)
+{
+	uint64_t here = emit_here(e);
+
+	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
+	emit_gs_store(e, H_R10, CPU_OFF(s.rip));
+	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_LOOKUP);
+	emit_jmp(e, t->leave);
+	return here;
+}
+
+/* Returns from the @n-th entry if that is it. */
+static void try_entry(struct emit *e, unsigned n)
+{
+	uint8_t *no;
+
+	emit_load(e, true, 0x3b, H_R10, H_RSP, (int32_t)(8 + n * RETURN_ENTRY)); /* cmp */
+	no = emit_jcc(e, CC_NZ, 0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, (int32_t)(n * RETURN_ENTRY));
+	emit_u8(e, 0xc3);
+	emit_patch(e, no, emit_here(e));
+}
+
+/* To the RIP in r10. */
+static void emit_jump_cache(struct emit *e, const struct xtramp *t)
+{
+	emit_jump_slot(e, H_R11, H_R10);
+	emit_gs(e, true, 0x03, H_R10, CPU_OFF(x.jump_key)); /* add */
+	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(jump_tag));
+	emit_jcc(e, CC_NZ, t->lookup);
+	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(jump_code)); /* jmp */
+}
+
+/*
+ * A return to elsewhere than the stack's top says, the tag in r10: functions have been left by
+ * other ways, this is another thread of the guest, or a call was none. Some entries are
+ * looked at, then the top is dropped and the jump cache asked.
+ */
+static void make_ret_miss(struct emit *e, struct xtramp *t)
+{
+	uint8_t *empty;
+
+	t->ret_miss = emit_here(e);
+	for (unsigned i = 1; i <= RETURN_SEARCH; i++)
+		try_entry(e, i);
+	emit_gs(e, true, 0x3b, H_RSP, CPU_OFF(x.return_base)); /* cmp */
+	empty = emit_jcc(e, CC_AE, 0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, RETURN_ENTRY);
+	emit_patch(e, empty, emit_here(e));
+	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
+	emit_jump_cache(e, t);
 }
 
 /* Called before the first vector instruction since C code ran. */
@@ -178,42 +234,31 @@ static void make_vec_load(struct emit *e, const struct xlat *x, struct xtramp *t
 
 /*
  * What comes after a function that says XCALL_JUMP or XCALL_LEAVE; the guest's registers
- * are in c->s. The look at attention and into the jump cache is that of any indirect jump.
+ * are in c->s. Where it leads attention is looked at.
  */
 static void make_called(struct emit *e, struct xtramp *t)
 {
-	int32_t table = CPU_OFF(jump);
-
 	t->called = emit_here(e);
 	emit_alu_imm(e, false, ALU_CMP, H_RAX, XCALL_JUMP);
 	emit_jcc(e, CC_NZ, t->leave_saved);
-	emit_gs_load(e, H_RSP, CPU_OFF(x.host_rsp));
+	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
 	load_guest(e);
-	emit_gs_load(e, H_R11, CPU_OFF(x.attention));
-	emit_u8(e, 0x41); /* cmp dword [r11], 0 */
-	emit_u8(e, 0x83);
-	emit_u8(e, 0x3b);
-	emit_u8(e, 0);
-	emit_jcc(e, CC_NZ, t->attend);
 	emit_gs_load(e, H_R10, CPU_OFF(s.rip));
-	emit_rr(e, false, 0x89, H_R10, H_R11); /* mov r11d, r10d */
-	emit_alu_imm(e, false, ALU_AND, H_R11, XLAT_JUMPS - 1);
-	emit_shift(e, false, SHIFT_L, H_R11, 4);
-	emit_gs(e, true, 0x03, H_R10, CPU_OFF(x.jump_key));
-	emit_gs_base(e, true, 0x3b, H_R10, H_R11, table + (int32_t)offsetof(struct xlat_jump, tag));
-	emit_jcc(e, CC_NZ, t->lookup);
-	emit_gs_base(e, false, 0xff, 4, H_R11, table + (int32_t)offsetof(struct xlat_jump, code));
+	emit_jump_cache(e, t);
 }
 
 /*
  * enum xcall @fn(c, second, third, fourth): the first two of them are in r10 and r11. The
- * guest's registers go to c->s.
+ * guest's registers go to c->s. It runs on the host's stack; the return stack is complete
+ * meanwhile but for what called, on top of it.
  */
 static void call_c(struct emit *e, const struct xtramp *t, uint64_t fn, unsigned fourth)
 {
 	save_guest(e);
 	emit_gs(e, false, 0x8b, H_RBX, CPU_OFF(x.vec_live));
 	emit_mov(e, H_RBP, H_R10);
+	emit_gs_store(e, H_RSP, CPU_OFF(x.return_sp));
+	emit_gs_load(e, H_RSP, CPU_OFF(x.host_rsp));
 	if (!XLAT_QUIET)
 		park_if_live(e, t);
 	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
@@ -228,16 +273,20 @@ static void call_c(struct emit *e, const struct xtramp *t, uint64_t fn, unsigned
 /* XCALL_BACK: to the code that called, with the vector registers as it had them. */
 static void return_from_c(struct emit *e, const struct xtramp *t)
 {
-	uint8_t *same;
+	uint8_t *back, *same;
 
 	emit_alu_imm(e, false, ALU_CMP, H_RAX, XCALL_BACK);
-	emit_jcc(e, CC_NZ, t->called);
+	back = emit_jcc(e, CC_Z, 0);
+	emit_gs(e, true, 0x81, 0, CPU_OFF(x.return_sp)); /* add: nothing shall stay there */
+	emit_u32(e, 8);
+	emit_jmp(e, t->called);
+	emit_patch(e, back, emit_here(e));
+	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
 	emit_gs(e, false, 0x3b, H_RBX, CPU_OFF(x.vec_live));
 	same = emit_jcc(e, CC_Z, 0);
 	emit_call(e, t->vec_load);
 	emit_patch(e, same, emit_here(e));
 	load_guest(e);
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
 	emit_u8(e, 0xc3);
 }
 
@@ -249,7 +298,6 @@ static uint64_t make_fill(struct emit *e, const struct xtramp *t, enum mmu_acces
 {
 	uint64_t here = emit_here(e);
 
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
 	call_c(e, t, (uint64_t)(uintptr_t)xcall_fill, access);
 	return_from_c(e, t);
 	return here;
@@ -262,7 +310,6 @@ static uint64_t make_rep(struct emit *e, const struct xtramp *t, rep_fn *fn)
 {
 	uint64_t here = emit_here(e);
 
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
 	call_c(e, t, (uint64_t)(uintptr_t)fn, 0);
 	return_from_c(e, t);
 	return here;
@@ -330,8 +377,9 @@ void xtramp_make(struct xlat *x)
 	make_park(e, x, t);
 	make_enter(e, t);
 	make_leave(e, t);
-	t->lookup = make_exit(e, t, XEXIT_LOOKUP);
+	t->lookup = make_lookup(e, t);
 	t->attend = make_exit(e, t, XEXIT_ATTEND);
+	make_ret_miss(e, t);
 	make_called(e, t);
 	make_system(e, t);
 	t->fill[0] = make_fill(e, t, MMU_READ);
