@@ -363,9 +363,15 @@ static void drop_range(struct cpu *c, uint64_t gva, unsigned shift)
 	}
 }
 
+/* Which of a filter's @bits: kernels' addresses have one half, so that they hide no user's. */
+static unsigned filter_bit(uint64_t gva, unsigned shift, unsigned bits)
+{
+	return (unsigned)((gva >> shift) % (bits / 2) + (gva >> 63) * (bits / 2));
+}
+
 static uint64_t *large_word(struct mmu *m, uint64_t gva, uint64_t *bit)
 {
-	unsigned i = (gva >> LARGE_SHIFT) % LARGE_BITS;
+	unsigned i = filter_bit(gva, LARGE_SHIFT, LARGE_BITS);
 
 	*bit = BIT64(i % 64);
 	return &m->large_seen[i / 64];
@@ -376,7 +382,7 @@ static void note_large(struct mmu *m, uint64_t gva, unsigned shift)
 	uint64_t bit;
 
 	if (shift == HUGE_SHIFT)
-		m->huge_seen |= BIT64((gva >> HUGE_SHIFT) % 64);
+		m->huge_seen |= BIT64(filter_bit(gva, HUGE_SHIFT, 64));
 	else if (shift > PAGE_SHIFT)
 		*large_word(m, gva, &bit) |= bit;
 }
@@ -388,7 +394,7 @@ void mmu_flush_page(struct cpu *c, uint64_t gva)
 
 	entry_drop(tlb_slot(c, gva));
 	xlat_page_flushed(c, gva);
-	if (m->huge_seen & BIT64((gva >> HUGE_SHIFT) % 64))
+	if (m->huge_seen & BIT64(filter_bit(gva, HUGE_SHIFT, 64)))
 		drop_range(c, gva, HUGE_SHIFT);
 	else if (*large & bit)
 		drop_range(c, gva, LARGE_SHIFT);
