@@ -16,7 +16,7 @@ bool xlat_is_high_byte(ZydisRegister r)
 /* The number of a general register of any width, or OP_NO_REG. */
 uint8_t xlat_gpr(ZydisRegister r)
 {
-	if (ZydisRegisterGetClass(r) != ZYDIS_REGCLASS_GPR8)
+	if (!decode_is_gpr8(r))
 		return decode_gpr(r);
 	if (xlat_is_high_byte(r))
 		return (uint8_t)(r - ZYDIS_REGISTER_AH);
@@ -24,19 +24,20 @@ uint8_t xlat_gpr(ZydisRegister r)
 					       : r - ZYDIS_REGISTER_SPL + 4);
 }
 
+static bool between(ZydisRegister r, ZydisRegister first, ZydisRegister last)
+{
+	return r >= first && r <= last;
+}
+
+_Static_assert(ZYDIS_REGISTER_ZMM31 - ZYDIS_REGISTER_XMM0 >= 3 * 32 - 1,
+	       "XMM, YMM and ZMM follow each other");
+
 static bool is_vec(ZydisRegister r)
 {
-	switch (ZydisRegisterGetClass(r)) {
-	case ZYDIS_REGCLASS_MMX:
-	case ZYDIS_REGCLASS_XMM:
-	case ZYDIS_REGCLASS_YMM:
-	case ZYDIS_REGCLASS_ZMM:
-	case ZYDIS_REGCLASS_X87:
-	case ZYDIS_REGCLASS_MASK:
-		return true;
-	default:
-		return false;
-	}
+	return between(r, ZYDIS_REGISTER_XMM0, ZYDIS_REGISTER_ZMM31) ||
+	       between(r, ZYDIS_REGISTER_ST0, ZYDIS_REGISTER_ST7) ||
+	       between(r, ZYDIS_REGISTER_MM0, ZYDIS_REGISTER_MM7) ||
+	       between(r, ZYDIS_REGISTER_K0, ZYDIS_REGISTER_K7);
 }
 
 /* All that computes on vectors and opmasks; whole states and gathers have other operands. */
@@ -687,6 +688,8 @@ static void note_operand(struct groups *s, struct insn *n)
 		n->at.page = page_of_place(s->g, n, write);
 	n->at.write = write;
 	n->at.bytes = p->size / 8u;
+	n->at.base_moved = delta_of(s, p->mem.base);
+	n->at.index_moved = delta_of(s, p->mem.index);
 	n->at.from_head = (int32_t)(delta_of(s, p->mem.base) +
 				    (uint32_t)delta_of(s, p->mem.index) * p->mem.scale);
 	if (n->z.address_width != 64 || p->mem.index != ZYDIS_REGISTER_NONE ||
@@ -750,12 +753,19 @@ static uint8_t moved_register(const struct insn *n, int32_t *by)
 	return imm == (int16_t)imm ? xlat_gpr(p[0].reg.value) : OP_NO_REG;
 }
 
-/* Does @n give its destination a value that is about the same each time? */
+/*
+ * Does @n give its destination a value that is about the same each time? A small number, as
+ * indexes of small tables are, is.
+ */
 static bool sets_steadily(const struct insn *n)
 {
 	const ZydisDecodedOperand *p = n->operand;
 
 	switch (n->z.mnemonic) {
+	case ZYDIS_MNEMONIC_MOVZX:
+		return p[1].size == 8;
+	case ZYDIS_MNEMONIC_AND:
+		return p[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && p[1].imm.value.u < 512;
 	case ZYDIS_MNEMONIC_POP:
 	case ZYDIS_MNEMONIC_LEAVE:
 		return true;

@@ -314,10 +314,52 @@ static struct place emit_simple(struct gen *g, struct insn *n, const struct acce
 	return (struct place){ (uint8_t)base, S2, 0, disp };
 }
 
+/*
+ * r11 has what to add to the address. With the base added to it, it becomes one; the
+ * index stays where it is, so that the operand does not wait for what has been looked up.
+ */
+static struct place add_base(struct gen *g, const struct insn *n)
+{
+	const ZydisDecodedOperand *p = &n->operand[n->mem];
+	struct place at = { S2, H_NONE, 0, (int32_t)p->mem.disp.value };
+	struct emit *e = g->e;
+
+	if (p->mem.base == ZYDIS_REGISTER_RIP) {
+		emit_gs(e, true, 0x03, S2, CPU_OFF(block_rip)); /* add */
+		emit_lea(e, true, S2, S2, H_NONE, 0, n->off + n->z.length);
+	} else if (p->mem.base != ZYDIS_REGISTER_NONE) {
+		unsigned base = xhome(decode_gpr(p->mem.base));
+
+		if (base == H_NONE)
+			emit_gs(e, true, 0x03, S2, GPR_OFF(decode_gpr(p->mem.base)));
+		else
+			emit_rr(e, true, 0x01, base, S2);
+	}
+	if (p->mem.segment == ZYDIS_REGISTER_FS)
+		emit_gs(e, true, 0x03, S2, CPU_OFF(s.seg[SEG_FS].base));
+	if (p->mem.segment == ZYDIS_REGISTER_GS)
+		emit_gs(e, true, 0x03, S2, CPU_OFF(s.seg[SEG_GS].base));
+	if (p->mem.index != ZYDIS_REGISTER_NONE) {
+		at.index = (uint8_t)xhome(decode_gpr(p->mem.index));
+		at.shift = (uint8_t)__builtin_ctz(p->mem.scale);
+	}
+	return at;
+}
+
+/* Can the parts of the address be added one by one? */
+static bool parts_add_up(const struct insn *n)
+{
+	const ZydisDecodedOperand *p = &n->operand[n->mem];
+
+	return n->z.address_width == 64 && p->mem.disp.value == (int32_t)p->mem.disp.value &&
+	       (p->mem.index == ZYDIS_REGISTER_NONE || xhome(decode_gpr(p->mem.index)) != H_NONE);
+}
+
 /* The memory operand. Its place is good until r11 is used again. */
 struct place xgen_operand(struct gen *g, struct insn *n, bool write)
 {
 	unsigned bytes = n->operand[n->mem].size / 8u;
+	bool parts = parts_add_up(n);
 	uint8_t *retry;
 
 	if (n->at.simple)
@@ -330,11 +372,17 @@ struct place xgen_operand(struct gen *g, struct insn *n, bool write)
 	xtally_begin(g->x, XTALLY_HOT);
 	xgen_address(g, n, S2, S1);
 	if (n->at.page >= 0) {
-		xgen_page_check(g, n, &n->at, n->at.page, bytes, write, S2, S1, retry);
+		xgen_page_check(g, n, &n->at, n->at.page, bytes, write, S2, parts ? S2 : S1, retry);
+		if (parts) {
+			emit_gs_load(g->e, S2, xaddend_off(n->at.page));
+			return add_base(g, n);
+		}
 		emit_gs(g->e, true, 0x03, S2, xaddend_off(n->at.page)); /* add */
 		return (struct place){ S2, H_NONE, 0, 0 };
 	}
 	emit_probe(g, n, NULL, bytes, write, retry);
+	if (parts)
+		return add_base(g, n);
 	xgen_address(g, n, S1, H_NONE);
 	emit_lea(g->e, true, S2, S2, S1, 0, 0);
 	return (struct place){ S2, H_NONE, 0, 0 };

@@ -64,7 +64,8 @@ struct access {
 	int32_t from_head; /* the same, with registers as the block found them */
 	uint16_t bytes;
 	enum hoist hoist;
-	bool at_head; /* looked up at the block's begin */
+	bool at_head;                 /* looked up at the block's begin */
+	bool base_moved, index_moved; /* since then, by a known amount */
 };
 
 #define XSLOTS 8
@@ -131,7 +132,8 @@ struct loop {
 	bool on;
 	uint8_t nr;
 	uint8_t counter; /* a register that moves, or OP_NO_REG */
-	int32_t step;    /* by so much each time */
+	int32_t step;    /* by so much each time, */
+	int32_t stride;  /* and the access that it belongs to, by so much */
 	uint64_t body;   /* where to go on while all pages are the same */
 	struct hoisted {
 		struct insn *n;
