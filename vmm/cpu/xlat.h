@@ -20,6 +20,10 @@ enum xlat_result {
 	XLAT_RESET   /* triple fault */
 };
 
+/* A code cache for each guest node with vCPUs, which must stand. -errno */
+int xlat_vm_create(struct vm *vm);
+void xlat_vm_destroy(struct vm *vm);
+
 int xlat_create(struct cpu *c, int host_node); /* c->xlat; on the vCPU's thread. -errno */
 void xlat_destroy(struct cpu *c);
 
@@ -41,6 +45,9 @@ static inline void xlat_outside(const struct cpu *c)
 
 /* At serialising points: forget what others have modified. */
 void xlat_sync(struct cpu *c);
+
+/* The vCPU stops running: others shall not wait for it. */
+void xlat_leave(struct cpu *c);
 
 /* ASIDs begin anew. */
 void xlat_asids_reused(struct cpu *c);

@@ -7,7 +7,6 @@
  * change is looked at once they are through: translated code goes on at s.rip by way of
  * the jump cache, unless something has to be seen to first.
  */
-#include "cpu/codemap.h"
 #include "cpu/interp.h"
 #include "cpu/sys.h"
 #include "cpu/xlat_int.h"
@@ -61,10 +60,7 @@ static enum xcall go_on(struct cpu *c)
 	c->code_stale = false;
 	if (unlikely(!can_go_on(c)))
 		return leave(c, XEXIT_ATTEND);
-	if (unlikely(codemap_invalidations(c->codemap) != c->xlat->seen)) {
-		xlat_outside(c);
-		xlat_sync(c);
-	}
+	xlat_forget_stale(c);
 	xlat_prepare(c);
 	vcpu_doing(c->vcpu, DOING_CODE);
 	return XCALL_JUMP;
