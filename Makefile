@@ -38,7 +38,8 @@ CFLAGS	+= $(CSTD) $(OPT.$(MODE)) $(WARN) -fPIC -fvisibility=default -pthread -fn
 ifneq ($(filter rel dbg,$(MODE)),)
 QUIET	:= $(addprefix $B/vmm/,$(patsubst %,cpu/%.o,xlat_call xlat_rep xlat xlat_return mmu codemap debug lapic \
 	   exception system control far segment msr pv) mem/gmem.o)
-$(QUIET): CFLAGS += -mgeneral-regs-only -fno-jump-tables -fno-tree-loop-distribute-patterns
+$(QUIET): CFLAGS += -mgeneral-regs-only -fno-jump-tables \
+	   $(if $(findstring clang,$(CC)),-fno-builtin,-fno-tree-loop-distribute-patterns)
 $B/vmm/cpu/xlat_tramp.o: CFLAGS += -DXLAT_QUIET=1
 endif
 LDFLAGS	+= $(filter -fsanitize=% --coverage,$(OPT.$(MODE))) -pthread

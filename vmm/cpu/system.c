@@ -108,7 +108,9 @@ bool sys_stack_read(struct cpu *c, int64_t off, unsigned bytes, uint64_t *v)
 	uint64_t sp = (c->s.gpr[RSP] + (uint64_t)off) & stack_mask(c), gva;
 
 	*v = 0;
-	return mmu_linear(c, SEG_SS, sp, bytes, MMU_READ, &gva) && mmu_read_slow(c, gva, v, bytes);
+	if (!mmu_linear(c, SEG_SS, sp, bytes, MMU_READ, &gva))
+		return false;
+	return bytes == 8 ? mmu_read_u64(c, gva, v) : mmu_read_slow(c, gva, v, bytes);
 }
 
 bool sys_stack_write(struct cpu *c, int64_t off, unsigned bytes, uint64_t v)
