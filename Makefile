@@ -267,15 +267,16 @@ build/tests/cli/threads: tests/cli/threads.c
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -pthread -o $@ $<
-build/tests/lab/where: tests/lab/where.c
+build/tests/lab/%: tests/lab/%.c
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -o $@ $<
-build/lab/initrd: $B/alcazar $B/pin_cores $(GUEST_BIN) build/tests/lab/where build/tests/cli/threads \
-		build/guest/initrd \
-		$(filter %/test_kvm,$(UNIT_BIN)) $(wildcard tests/lab/* tests/lab/t/*) tests/guest/programs
+# Unit tests that run on the lab's KVM, too.
+LAB_UNITS := $(addprefix $B/tests/unit/test_,carry engines kvm kvm_refusals)
+build/lab/initrd: $B/alcazar $B/pin_cores $(GUEST_BIN) build/tests/lab/where build/tests/lab/hold build/tests/cli/threads \
+		build/guest/initrd $(LAB_UNITS) $(wildcard tests/lab/* tests/lab/t/*) tests/guest/programs
 	$(call say,LAB)
-	$(Q)tests/lab/make $B build/lab
+	$(Q)tests/lab/make $B build/lab $(LAB_UNITS)
 lab-parts: all guests kernel initrd
 	@$(MAKE) --no-print-directory build/lab/initrd build/tests/lab/where
 lab: ## boot the NUMA lab, an emulated host with AMD-V and 4 nodes: a shell, or TESTS="place live"

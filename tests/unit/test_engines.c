@@ -240,7 +240,7 @@ GUEST(log_trap, "	push %rax\n push %rcx\n"
 		"	mov 24(%rsp), %rax\n mov %rax, 8(%r15)\n"
 		"	mov 32(%rsp), %rax\n mov %rax, 16(%r15)\n"
 		"	mov 40(%rsp), %rax\n mov %rax, 24(%r15)\n"
-		"	mov 48(%rsp), %rax\n and $~0x10000, %eax\n mov %rax, 32(%r15)\n"
+		"	andl $~0x10000, 48(%rsp)\n mov 48(%rsp), %rax\n mov %rax, 32(%r15)\n"
 		"	mov 56(%rsp), %rax\n mov %rax, 40(%r15)\n"
 		"	mov 64(%rsp), %rax\n mov %rax, 48(%r15)\n"
 		"	mov %cr2, %rax\n mov %rax, 56(%r15)\n add $64, %r15\n"
@@ -346,10 +346,15 @@ static bool is_done(const struct flat *f, void *arg)
 
 /*
  * Left out: where the last x87 instruction was, which the translator does not tell; the
- * header and what follows it; what the clock says; XCR0, which KVM has only with XSAVE.
+ * header and what follows it; what the clock says; XCR0, which KVM has only with XSAVE;
+ * what stands behind a null selector.
  */
 static void drop_what_differs(struct cpu_state *s)
 {
+	for (unsigned i = 0; i < SEG_COUNT; i++)
+		if (s->seg[i].attr & SEG_UNUSABLE)
+			s->seg[i] = (struct segment){ .selector = s->seg[i].selector,
+						      .attr = SEG_UNUSABLE };
 	memset(s->xsave + 6, 0, 18);
 	memset(s->xsave + 28, 0, 4);
 	memset(s->xsave + 416, 0, sizeof(s->xsave) - 416);
