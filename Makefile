@@ -283,8 +283,8 @@ lab: ## boot the NUMA lab, an emulated host with AMD-V and 4 nodes: a shell, or 
 	@tools/install-deps && tools/install-deps lab
 	@$(MAKE) --no-print-directory lab-parts
 	@tests/lab/run build/lab $(TESTS)
-LABS := lab
-check-lab: ## placement, memory, moves in the lab; LABS=labkvm: KVM; LAB=host: on this host
+LABS := lab labkvm
+check-lab: ## placement, memory, moves, KVM in the lab; LABS selects; LAB=host: on this host
 	@tools/install-deps && tools/install-deps lab
 	@$(MAKE) --no-print-directory lab-parts
 	@LOGS=check-lab B=$B MODE=$(MODE) tests/run $(if $(filter host,$(LAB)),labhost,$(LABS))
