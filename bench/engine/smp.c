@@ -17,41 +17,58 @@
 
 #define PAGE 4096u
 
-static void pin(unsigned cpu)
+static void pin(pthread_t thread, unsigned cpu)
 {
 	cpu_set_t set;
 
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
 	/* A machine of one CPU has all threads on that one. */
-	sched_setaffinity(0, sizeof(set), &set);
+	pthread_setaffinity_np(thread, sizeof(set), &set);
 }
 
 struct job {
 	void (*work)(uint64_t ops, unsigned cpu);
 	uint64_t ops;
+	/* 0 until the other thread runs, then 1; 2 when both may begin. */
+	_Atomic unsigned stage;
 };
 
 static void *other_thread(void *arg)
 {
-	const struct job *job = arg;
+	struct job *job = arg;
 
-	pin(1);
+	atomic_store(&job->stage, 1);
+	while (atomic_load(&job->stage) != 2)
+		;
 	job->work(job->ops, 1);
 	return NULL;
 }
 
-/* Do @work on both CPUs at a time. */
-static void on_both(void (*work)(uint64_t ops, unsigned cpu), uint64_t ops)
+/*
+ * Do @work on both CPUs at a time; return the nanoseconds that it took.
+ *
+ * Both threads are on their CPUs before either begins. A thread that starts on the other's CPU
+ * and moves away by itself would have to be scheduled there first: that measures how soon a
+ * kernel preempts for a new thread, which is neither the work nor the engine.
+ */
+static uint64_t on_both(void (*work)(uint64_t ops, unsigned cpu), uint64_t ops)
 {
-	struct job job = { work, ops };
+	struct job job = { work, ops, 0 };
 	pthread_t thread;
+	uint64_t start;
 
-	pin(0);
+	pin(pthread_self(), 0);
 	if (pthread_create(&thread, NULL, other_thread, &job))
 		work_die("pthread_create");
+	pin(thread, 1);
+	while (atomic_load(&job.stage) != 1)
+		sched_yield();
+	start = work_now_ns();
+	atomic_store(&job.stage, 2);
 	work(ops, 0);
 	pthread_join(thread, NULL);
+	return work_now_ns() - start;
 }
 
 static _Atomic uint64_t counter;
@@ -179,9 +196,9 @@ static void compute(uint64_t ops, unsigned cpu)
 	__asm__ volatile("" ::"r"(x));
 }
 
-static void keep_best(double *best, uint64_t start, uint64_t ops)
+static void keep_best(double *best, uint64_t ns, uint64_t ops)
 {
-	double t = (double)(work_now_ns() - start) / (double)ops;
+	double t = (double)ns / (double)ops;
 
 	if (*best == 0 || t < *best)
 		*best = t;
@@ -191,12 +208,10 @@ static uint64_t run_parallel(uint64_t ops)
 {
 	uint64_t start = work_now_ns();
 
-	pin(0);
+	pin(pthread_self(), 0);
 	compute(ops, 0);
-	keep_best(&best_alone, start, ops);
-	start = work_now_ns();
-	on_both(compute, ops);
-	keep_best(&best_both, start, ops);
+	keep_best(&best_alone, work_now_ns() - start, ops);
+	keep_best(&best_both, on_both(compute, ops), ops);
 	return ops;
 }
 

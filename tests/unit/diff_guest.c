@@ -108,7 +108,7 @@ static void make_tables(void)
 static bool make_vm(const struct host *host, const struct engine_ops *engine)
 {
 	struct vm *vm = host->ops->alloc(host->ctx, sizeof(*vm), HOST_NODE_ANY);
-	struct vcpu *c = host->ops->alloc(host->ctx, sizeof(*c), HOST_NODE_ANY);
+	struct vcpu *c = host->ops->alloc(host->ctx, vcpu_bytes(engine), HOST_NODE_ANY);
 
 	if (!vm || !c)
 		return false;
@@ -148,7 +148,7 @@ void guest_stop(void)
 	guest.vm->engine->vcpu_destroy(guest.vcpu);
 	guest.vm->engine->destroy(guest.vm);
 	h.ops->mem_unmap(h.ctx, &guest.ram);
-	h.ops->free(h.ctx, guest.vcpu, sizeof(*guest.vcpu));
+	h.ops->free(h.ctx, guest.vcpu, vcpu_bytes(guest.vm->engine));
 	h.ops->free(h.ctx, guest.vm, sizeof(*guest.vm));
 }
 

@@ -31,7 +31,7 @@ static void *zalloc(size_t bytes)
 static void create_vcpu(struct vm *vm, unsigned id)
 {
 	const struct host *h = &vm->host;
-	struct vcpu *v = h->ops->alloc(h->ctx, sizeof(*v), HOST_NODE_ANY);
+	struct vcpu *v = h->ops->alloc(h->ctx, vcpu_bytes(vm->engine), HOST_NODE_ANY);
 
 	if (!v)
 		die("no vCPU");
@@ -120,7 +120,7 @@ void flat_destroy(struct flat *f)
 
 	for (i = 0; i < vm->nr_vcpus; i++) {
 		vm->engine->vcpu_destroy(vm->vcpu[i]);
-		h.ops->free(h.ctx, vm->vcpu[i], sizeof(struct vcpu));
+		h.ops->free(h.ctx, vm->vcpu[i], vcpu_bytes(vm->engine));
 	}
 	vm->engine->destroy(vm);
 	h.ops->mem_unmap(h.ctx, &vm->region[0]);

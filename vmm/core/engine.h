@@ -59,6 +59,7 @@ struct engine_ops {
 	int (*create)(struct vm *vm);
 	void (*destroy)(struct vm *vm);
 
+	size_t vcpu_bytes; /* wanted behind each struct vcpu, zeroed: see vcpu_bytes() */
 	int (*vcpu_create)(struct vcpu *c);   /* c->engine_data, on the vCPU's node */
 	void (*vcpu_destroy)(struct vcpu *c); /* any thread, once all vCPUs' have ended */
 

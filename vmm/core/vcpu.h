@@ -95,6 +95,12 @@ struct vcpu {
 	struct vcpu_stats stats __cacheline;
 };
 
+/* What to allocate for one: the engine's own part lies behind it. */
+static inline size_t vcpu_bytes(const struct engine_ops *e)
+{
+	return sizeof(struct vcpu) + e->vcpu_bytes;
+}
+
 /* For the sampler, while the mode is VCPU_GUEST. Returns what it was. */
 static inline enum vcpu_doing vcpu_doing(struct vcpu *c, enum vcpu_doing now)
 {

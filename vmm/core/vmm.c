@@ -91,7 +91,7 @@ static int create_vcpus(struct vm *vm)
 		return -ENOMEM;
 	for (unsigned i = 0; i < vm->plan.nr_vcpus; i++) {
 		const struct plan_vcpu *pv = &vm->plan.vcpu[i];
-		struct vcpu *c = h->ops->alloc(h->ctx, sizeof(*c), pv->host_node);
+		struct vcpu *c = h->ops->alloc(h->ctx, vcpu_bytes(vm->engine), pv->host_node);
 
 		if (!c)
 			return -ENOMEM;
@@ -254,7 +254,7 @@ void vmm_destroy(struct vm *vm)
 	if (vm->engine_made)
 		vm->engine->destroy(vm);
 	for (unsigned i = 0; i < vm->nr_vcpus; i++)
-		h->ops->free(h->ctx, vm->vcpu[i], sizeof(struct vcpu));
+		h->ops->free(h->ctx, vm->vcpu[i], vcpu_bytes(vm->engine));
 	ram_unmap(&ram);
 	free(vm->vcpu);
 	free((void *)atomic_load(&vm->dirty));

@@ -86,13 +86,15 @@ struct tlb_entry {
 #define XPAGES     96u
 #define XPAGE_NONE 0x8000800000000000ull
 
-/* The translator's jump cache: by the low bits of RIP. */
-#define XLAT_JUMPS 4096u
+/* The translator's jump cache: by the upper bits of a product, see jump_slot(). */
+#define XLAT_JUMPS_BITS 12
+#define XLAT_JUMPS      BIT(XLAT_JUMPS_BITS)
+#define XLAT_JUMPS_HASH 0x9e3779b1u
 
-struct xlat_jump {
-	uint64_t tag; /* RIP + jump_key */
-	uint64_t code;
-};
+static inline unsigned jump_slot(uint64_t rip)
+{
+	return (uint32_t)rip * XLAT_JUMPS_HASH >> (32 - XLAT_JUMPS_BITS);
+}
 
 /* --- a pending fault -------------------------------------------------------- */
 
@@ -195,13 +197,15 @@ struct cpu {
 		uint64_t page_asid[2];                         /* whose they are */
 		uint64_t slot[8]; /* what a block adds to addresses; see xlat_decode.c */
 		uint64_t loop_begin, loop_span; /* see xlat_loop.c */
-		uint64_t tsc_add;  /* host's TSC + tsc_add is the guest's, unless tsc_trap */
-		uint64_t saved;    /* across an access, where r10 and r11 are taken */
-		uint64_t host_rsp; /* while translated code runs */
-		uint64_t code;     /* where to enter it */
-		uint64_t jump_key; /* added to a RIP makes a jump-cache tag; follows asid */
+		uint64_t tsc_add;      /* host's TSC + tsc_add is the guest's, unless tsc_trap */
+		uint64_t saved;        /* across an access, where r10 and r11 are taken */
+		uint64_t host_rsp;     /* while translated code runs */
+		uint64_t return_sp;    /* while it does not: the top of the return stack, */
+		uint64_t return_limit; /* which is full when below, */
+		uint64_t return_base;  /* and empty at its base; see xlat_jump.c */
+		uint64_t code;         /* where to enter it */
+		uint64_t jump_key;     /* added to a RIP makes a jump-cache tag; follows asid */
 		uint64_t vec_gate; /* called before vector instructions: loads them, or returns */
-		_Atomic uint32_t *attention;
 		uint64_t *tally;   /* where code counts itself; see xlat_tally.h */
 		uint32_t why;      /* enum xlat_exit */
 		uint32_t what;     /* which edge, or which offset in the page */
@@ -210,7 +214,8 @@ struct cpu {
 		uint32_t tsc_trap; /* not 0: RDTSC is for the interpreter */
 		uint32_t vec_live; /* guest's vector registers are in the host's */
 	} x;
-	struct xlat_jump jump[XLAT_JUMPS];
+	uint64_t jump_tag[XLAT_JUMPS]; /* RIP + x.jump_key */
+	uint64_t jump_code[XLAT_JUMPS];
 	struct tlb_entry tlb_entries[TLB_ENTRIES];
 };
 

@@ -31,7 +31,7 @@ enum hreg {
 };
 
 /* Condition codes as in 0F 8x. */
-enum hcond { CC_NZ = 5, CC_Z = 4, CC_BE = 6, CC_A = 7 };
+enum hcond { CC_B = 2, CC_AE = 3, CC_Z = 4, CC_NZ = 5, CC_BE = 6, CC_A = 7 };
 
 struct emit {
 	uint8_t *p; /* where to write next */
@@ -98,6 +98,18 @@ static inline void emit_gs_base(struct emit *e, bool w, unsigned op, unsigned re
 	emit_rex(e, w, reg, 0, base);
 	emit_u8(e, op);
 	emit_u8(e, 0x80 | (reg & 7) << 3 | (base & 7)); /* base is neither rsp nor r12 */
+	emit_u32(e, (uint32_t)disp);
+}
+
+/* op reg, %gs:[index * 8 + disp32] */
+static inline void emit_gs_scaled(struct emit *e, bool w, unsigned op, unsigned reg, unsigned index,
+				  int32_t disp)
+{
+	emit_u8(e, 0x65);
+	emit_rex(e, w, reg, index, 0);
+	emit_u8(e, op);
+	emit_u8(e, 0x04 | (reg & 7) << 3);
+	emit_u8(e, 0xc5 | (index & 7) << 3); /* index is not rsp */
 	emit_u32(e, (uint32_t)disp);
 }
 

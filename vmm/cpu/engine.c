@@ -354,7 +354,6 @@ static int interp_probe(const struct host *h, char *why, size_t why_bytes)
 
 static void interp_vcpu_destroy(struct vcpu *v)
 {
-	const struct host *h = &v->vm->host;
 	struct cpu *c = cpu_of(v);
 
 	if (!c)
@@ -365,18 +364,14 @@ static void interp_vcpu_destroy(struct vcpu *v)
 	pv_destroy(c);
 	lapic_destroy(c);
 	mmu_destroy(c);
-	h->ops->free(h->ctx, c, sizeof(*c));
 	v->engine_data = NULL;
 }
 
 static int interp_vcpu_create(struct vcpu *v)
 {
-	const struct host *h = &v->vm->host;
-	struct cpu *c = h->ops->alloc(h->ctx, sizeof(*c), v->host_node);
+	struct cpu *c = cpu_behind(v);
 	int err;
 
-	if (!c)
-		return -ENOMEM;
 	v->engine_data = c;
 	c->vcpu = v;
 	c->vm = v->vm;
@@ -484,9 +479,10 @@ static void interp_code_changed(struct vm *vm, uint64_t gpa, uint64_t bytes)
 #define ENGINE(engine_name, create_vcpu)                                                           \
 	{                                                                                          \
 		.name = engine_name, .probe = interp_probe, .create = soft_vm_create,              \
-		.destroy = soft_vm_destroy, .vcpu_create = create_vcpu,                            \
-		.vcpu_destroy = interp_vcpu_destroy, .run = interp_run, .kick = interp_kick,       \
-		.has_work = interp_has_work, .msi = ipi_msi, .extint = ipi_extint, .nmi = ipi_nmi, \
+		.destroy = soft_vm_destroy, .vcpu_bytes = sizeof(struct cpu),                      \
+		.vcpu_create = create_vcpu, .vcpu_destroy = interp_vcpu_destroy,                   \
+		.run = interp_run, .kick = interp_kick, .has_work = interp_has_work,               \
+		.msi = ipi_msi, .extint = ipi_extint, .nmi = ipi_nmi,                              \
 		.get_state = interp_get_state, .set_state = interp_set_state,                      \
 		.reset = interp_reset, .translate = interp_translate, .debug_point = debug_point,  \
 		.single_step = debug_single_step, .code_changed = interp_code_changed,             \

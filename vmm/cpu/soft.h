@@ -47,6 +47,15 @@ static inline struct soft_vm *soft_of(const struct vm *vm)
 	return vm->engine_data;
 }
 
+/* Where emitted code finds the vCPU's attention, relative to GS: see struct cpu. */
+#define CPU_ATTENTION_OFF ((int32_t)offsetof(struct vcpu, attention) - (int32_t)sizeof(struct vcpu))
+
+/* It lies behind struct vcpu, so that one base register reaches both. */
+static inline struct cpu *cpu_behind(struct vcpu *v)
+{
+	return (struct cpu *)(void *)(v + 1);
+}
+
 /* The software engine's side of a vCPU: struct vcpu's engine_data. */
 static inline struct cpu *cpu_of(const struct vcpu *v)
 {

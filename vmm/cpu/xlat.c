@@ -76,6 +76,8 @@ int xlat_create(struct cpu *c, int host_node)
 		err = xtally_create(c, host_node);
 	if (!err)
 		err = h->ops->code_map(h->ctx, code_bytes(c->vm), host_node, &x->code);
+	if (!err)
+		err = xret_create(c, host_node);
 	if (err) {
 		xlat_destroy(c);
 		return err;
@@ -91,7 +93,6 @@ int xlat_create(struct cpu *c, int host_node)
 	x->counts = c->icount || c->vm->cfg.count_insns;
 	x->tsc_inline = ticks_are_tsc(c);
 	c->x.self = c;
-	c->x.attention = &c->vcpu->attention;
 	c->x.vec_gate = x->tramp.vec_load;
 	xlat_asid_changed(c);
 	h->ops->thread_set_gs(h->ctx, c);
@@ -109,6 +110,7 @@ void xlat_destroy(struct cpu *c)
 		h->ops->code_unmap(h->ctx, &x->code);
 	xgen_destroy(x, h);
 	xtally_destroy(c);
+	xret_destroy(c);
 	if (x->hash)
 		h->ops->free(h->ctx, x->hash, HASH_SIZE * sizeof(*x->hash));
 	if (x->block)
@@ -137,17 +139,18 @@ static uint64_t *filter_word(struct xlat *x, uint64_t gva, uint64_t *bit)
 static void forget_jumps(struct cpu *c)
 {
 	for (unsigned i = 0; i < XLAT_JUMPS; i++)
-		c->jump[i].tag = UINT64_MAX;
+		c->jump_tag[i] = UINT64_MAX;
 	memset(c->xlat->jumps_into, 0, sizeof(c->xlat->jumps_into));
+	xret_forget(c);
 }
 
 static void remember_jump(struct cpu *c, const struct xblock *b)
 {
-	struct xlat_jump *j = &c->jump[c->s.rip & (XLAT_JUMPS - 1)];
+	unsigned slot = jump_slot(c->s.rip);
 	uint64_t bit, *word = filter_word(c->xlat, c->s.rip, &bit);
 
-	j->tag = c->s.rip + c->x.jump_key;
-	j->code = b->enter_jump;
+	c->jump_tag[slot] = c->s.rip + c->x.jump_key;
+	c->jump_code[slot] = b->enter_jump;
 	*word |= bit;
 }
 
@@ -161,7 +164,10 @@ void xlat_page_flushed(struct cpu *c, uint64_t gva)
 	uint64_t bit;
 
 	xlat_forget_pages(c);
-	if (c->xlat && (*filter_word(c->xlat, gva, &bit) & bit))
+	if (!c->xlat)
+		return;
+	xret_forget_page(c, gva);
+	if (*filter_word(c->xlat, gva, &bit) & bit)
 		forget_jumps(c);
 }
 
@@ -328,7 +334,8 @@ static void enter(struct cpu *c, const struct xblock *b)
 	uint8_t *bv = xstate_bv(&c->s);
 
 	*bv = (uint8_t)((*bv | XCR0_X87 | XCR0_SSE) & c->xlat->xsave_mask);
-	c->x.code = b->enter_jump;
+	c->block_rip = c->s.rip & PAGE_MASK;
+	c->x.code = b->enter_mem;
 	if (unlikely(c->x.page_asid[c->x.user] != c->asid))
 		clear_pages(c);
 	vcpu_doing(c->vcpu, DOING_CODE);
@@ -422,6 +429,8 @@ enum xlat_result xlat_run(struct cpu *c)
 			b = xblock_get(c, false);
 			break;
 		case XEXIT_ATTEND:
+			if (unlikely(c->x.return_sp < c->x.return_limit))
+				xret_make_room(c);
 			return XLAT_ATTEND;
 		case XEXIT_ATTEND_AT:
 			c->s.rip = c->block_rip + xwhat_off(c->x.what);

@@ -4,7 +4,7 @@
  * A block ends at a branch, at an instruction for the interpreter, at the end of
  * its page or when it is long enough. It begins with three entries:
  *
- *	enter_jump	from the jump cache: s.rip is known, block_rip follows
+ *	enter_jump	from the jump cache, whose tag is in r10: block_rip follows
  *	enter_mem	flags are in c->fl
  *	enter_host	flags are in the host's
  *
@@ -32,7 +32,7 @@ void xgen_destroy(struct xlat *x, const struct host *h)
 
 /* --- flags --------------------------------------------------------------------------- */
 
-static void save_flags(struct emit *e)
+void xgen_save_flags(struct emit *e)
 {
 	emit_mov(e, S1, H_RAX);
 	emit_u8(e, 0x9f); /* lahf */
@@ -59,10 +59,19 @@ void xgen_spill_flags(struct gen *g, unsigned live)
 	if (g->flags != FLAGS_HOST)
 		return;
 	if (live) {
-		save_flags(g->e);
+		xgen_save_flags(g->e);
 		g->flags = FLAGS_MEM;
 	} else {
 		g->flags = FLAGS_DEAD;
+	}
+}
+
+/* Where something is about to read them. */
+void xgen_host_flags(struct gen *g)
+{
+	if (g->flags == FLAGS_MEM) {
+		load_flags(g->e);
+		g->flags = FLAGS_HOST;
 	}
 }
 
@@ -71,10 +80,8 @@ static void want_flags(struct gen *g, const struct insn *n)
 {
 	bool merges = n->writes && (n->live_out & ~n->kills);
 
-	if (g->flags == FLAGS_MEM && (n->reads || merges)) {
-		load_flags(g->e);
-		g->flags = FLAGS_HOST;
-	}
+	if (n->reads || merges)
+		xgen_host_flags(g);
 }
 
 static void wrote_flags(struct gen *g, const struct insn *n)
@@ -258,40 +265,54 @@ static int32_t slot_off(const struct access *a)
 	return a->page >= 0 && !a->hoist ? xaddend_off(a->page) : xslot_off(a);
 }
 
+/* The word at @off into r11, unless it is there. */
+void xgen_hold(struct gen *g, int32_t off)
+{
+	if (g->held != off)
+		emit_gs_load(g->e, S2, off);
+	g->held = off;
+}
+
+/* Somebody has looked it up already. */
+static bool is_ready(const struct access *a)
+{
+	return a->leader || a->at_head;
+}
+
 /* An access of the form [register + displacement], alone or in a group. */
 static struct place emit_simple(struct gen *g, struct insn *n, const struct access *a)
 {
 	struct emit *e = g->e;
 	unsigned base = xhome(a->base);
+	int32_t disp = a->disp + (a->base == RSP ? g->sp_lag : 0);
 	uint8_t *retry;
 
-	if (a->leader) {
-		emit_gs_load(e, S2, slot_off(a->leader));
-		return (struct place){ (uint8_t)base, S2, 0, a->disp };
-	}
 	if (a->hoist)
 		return xloop_place(g, n, a);
-	if (a->at_head) {
-		emit_gs_load(e, S2, xaddend_off(a->page));
-		return (struct place){ (uint8_t)base, S2, 0, a->disp };
+	if (is_ready(a)) {
+		xgen_hold(g, a->leader ? slot_off(a->leader) : xaddend_off(a->page));
+		return (struct place){ (uint8_t)base, S2, 0, disp };
 	}
+	g->held = 0;
 	xgen_spill_flags(g, n->live_in);
 	retry = e->p;
 	xtally_begin(g->x, XTALLY_HOT);
 	emit_lea(e, true, S2, base, H_NONE, 0, a->from);
 	if (a->page >= 0) {
 		xgen_page_check(g, n, a, a->page, a->bytes, a->write, S2, S2, retry);
-		emit_gs_load(e, S2, xaddend_off(a->page));
+		xgen_hold(g, xaddend_off(a->page));
 	} else {
 		emit_probe(g, n, a, a->bytes, a->write, retry);
-		if (a->leads)
+		if (a->leads) {
 			emit_gs_store(e, S2, slot_off(a));
+			g->held = slot_off(a);
+		}
 	}
-	return (struct place){ (uint8_t)base, S2, 0, a->disp };
+	return (struct place){ (uint8_t)base, S2, 0, disp };
 }
 
 /* The memory operand. Its place is good until r11 is used again. */
-static struct place emit_operand(struct gen *g, struct insn *n, bool write)
+struct place xgen_operand(struct gen *g, struct insn *n, bool write)
 {
 	unsigned bytes = n->operand[n->mem].size / 8u;
 	uint8_t *retry;
@@ -300,6 +321,7 @@ static struct place emit_operand(struct gen *g, struct insn *n, bool write)
 		return emit_simple(g, n, &n->at);
 	if (n->at.hoist)
 		return xloop_place(g, n, &n->at);
+	g->held = 0;
 	xgen_spill_flags(g, n->live_in);
 	retry = g->e->p;
 	xtally_begin(g->x, XTALLY_HOT);
@@ -325,9 +347,11 @@ struct place xgen_stack(struct gen *g, struct insn *n)
 /* Once a block: nothing in it takes the vector registers away again. */
 void xgen_vec_gate(struct gen *g)
 {
-	if (!g->vec_live)
-		emit_gs(g->e, false, 0xff, 2, CPU_OFF(x.vec_gate));
+	if (g->vec_live)
+		return;
+	emit_gs(g->e, false, 0xff, 2, CPU_OFF(x.vec_gate));
 	g->vec_live = true;
+	g->held = 0;
 }
 
 /* Where in the encoding a register operand stands. */
@@ -415,7 +439,7 @@ static bool emit_plain(struct gen *g, struct insn *n)
 		xgen_vec_gate(g);
 	if (n->mem >= 0) {
 		struct place at =
-			emit_operand(g, n,
+			xgen_operand(g, n,
 				     n->operand[n->mem].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 
 		enc.base = at.base;
@@ -427,6 +451,8 @@ static bool emit_plain(struct gen *g, struct insn *n)
 	want_flags(g, n);
 	for (s = 0; s < nr_spilled; s++)
 		emit_gs_load(g->e, spilled[s].scratch, GPR_OFF(spilled[s].gpr));
+	if (nr_spilled == 2)
+		g->held = 0;
 	m->flags = (uint8_t)g->flags;
 	emit_bytes(g->e, code, x86enc(code, &n->z, n->bytes, &enc));
 	for (s = 0; s < nr_spilled; s++)
@@ -536,6 +562,8 @@ static bool emit_lea_insn(struct gen *g, struct insn *n)
 	flat.mem = 1;
 	flat.operand[1].mem.segment = ZYDIS_REGISTER_DS;
 	dst = xhome(gpr) == H_NONE ? S2 : xhome(gpr);
+	if (dst == S2)
+		g->held = 0;
 	if (p->mem.disp.value != (int32_t)p->mem.disp.value)
 		return false;
 	/* The destination may be the index: not to be written early. */
@@ -543,6 +571,7 @@ static bool emit_lea_insn(struct gen *g, struct insn *n)
 	    (p->mem.base == ZYDIS_REGISTER_RIP ||
 	     (p->mem.base != ZYDIS_REGISTER_NONE && xhome(decode_gpr(p->mem.base)) == H_NONE) ||
 	     (p->mem.index != ZYDIS_REGISTER_NONE && xhome(decode_gpr(p->mem.index)) == H_NONE))) {
+		g->held = 0;
 		xgen_address(g, &flat, S2, S1);
 		emit_rr(g->e, n->z.operand_width == 64, 0x89, S2, dst);
 		return true;
@@ -557,9 +586,37 @@ static bool emit_lea_insn(struct gen *g, struct insn *n)
 
 /* --- the stack -------------------------------------------------------------------------- */
 
+/*
+ * Pushes and pops in a row, of a range that is looked up, move RSP together: nothing
+ * between them can leave the block.
+ */
+static bool stack_may_lag(const struct insn *n)
+{
+	const ZydisDecodedOperand *p = n->operand;
+
+	switch (n->kind) {
+	case K_PUSH:
+		return is_ready(&n->stack) && n->mem < 0 && p->reg.value != ZYDIS_REGISTER_RSP;
+	case K_POP:
+		return is_ready(&n->stack) && p->reg.value != ZYDIS_REGISTER_RSP;
+	case K_CALL:
+	case K_RET:
+		return is_ready(&n->stack) && n->mem < 0 &&
+		       (p->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+			p->reg.value != ZYDIS_REGISTER_RSP);
+	case K_NOP:
+		return true;
+	default:
+		return false;
+	}
+}
+
 void xgen_move_stack(struct gen *g, int32_t by)
 {
-	emit_lea(g->e, true, H_R15, H_R15, H_NONE, 0, by);
+	by += g->sp_lag;
+	g->sp_lag = 0;
+	if (by)
+		emit_lea(g->e, true, H_R15, H_R15, H_NONE, 0, by);
 }
 
 static bool emit_push_insn(struct gen *g, struct insn *n)
@@ -571,7 +628,7 @@ static bool emit_push_insn(struct gen *g, struct insn *n)
 	if (p->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		if (!xgen_address_is_simple(n))
 			return false;
-		at = emit_operand(g, n, false);
+		at = xgen_operand(g, n, false);
 		xgen_at(e, true, 0x8b, S1, &at);
 		emit_gs_store(e, S1, CPU_OFF(s.rip));
 		at = xgen_stack(g, n);
@@ -585,7 +642,7 @@ static bool emit_push_insn(struct gen *g, struct insn *n)
 		at = xgen_stack(g, n);
 		xgen_at(e, true, 0x89, xgen_get_reg(g, xlat_gpr(p->reg.value), S1), &at);
 	}
-	xgen_move_stack(g, -8);
+	g->sp_lag -= 8;
 	return true;
 }
 
@@ -596,7 +653,9 @@ static bool emit_pop_insn(struct gen *g, struct insn *n)
 	unsigned to = xhome(gpr) == H_NONE || gpr == RSP ? S1 : xhome(gpr);
 
 	xgen_at(g->e, true, 0x8b, to, &at);
-	xgen_move_stack(g, 8);
+	g->sp_lag += 8;
+	if (gpr == RSP)
+		g->sp_lag = 0;
 	if (to == S1)
 		xgen_set_reg(g, gpr, S1);
 	return true;
@@ -626,177 +685,9 @@ static bool emit_rep(struct gen *g, struct insn *n)
 	return true;
 }
 
-/* --- jumps ------------------------------------------------------------------------------- */
-
-/* To the RIP in r10, whatever is there; flags are in c->fl. @n is what jumps. */
-static void emit_jump_rip(struct gen *g, struct insn *n, bool poll)
-{
-	struct emit *e = g->e;
-	int32_t table = CPU_OFF(jump);
-
-	emit_gs_store(e, S1, CPU_OFF(s.rip));
-	if (poll) {
-		emit_gs_load(e, S2, CPU_OFF(x.attention));
-		emit_u8(e, 0x41); /* cmp dword [r11], 0 */
-		emit_u8(e, 0x83);
-		emit_u8(e, 0x3b);
-		emit_u8(e, 0);
-		emit_jcc(e, CC_NZ, g->x->tramp.attend);
-		xtally_begin(g->x, XTALLY_HOT);
-	}
-	emit_rr(e, false, 0x89, S1, S2); /* mov r11d, r10d */
-	emit_u8(e, 0x41);                /* and r11d, entries - 1 */
-	emit_u8(e, 0x81);
-	emit_u8(e, 0xe3);
-	emit_u32(e, XLAT_JUMPS - 1);
-	emit_u8(e, 0x41); /* shl r11d, 4 */
-	emit_u8(e, 0xc1);
-	emit_u8(e, 0xe3);
-	emit_u8(e, 4);
-	emit_gs(e, true, 0x03, S1, CPU_OFF(x.jump_key));
-	emit_gs_base(e, true, 0x3b, S1, S2, table + (int32_t)offsetof(struct xlat_jump, tag));
-	xgen_cold_if(g, COLD_LOOKUP, CC_NZ)->insn = n;
-	emit_gs_base(e, false, 0xff, 4, S2, table + (int32_t)offsetof(struct xlat_jump, code));
-}
-
-/* @n instructions of the block have retired. Touches no flags, keeps r10. */
-static void emit_count(struct gen *g, unsigned n)
-{
-	if (!g->x->counts)
-		return;
-	emit_gs_load(g->e, S2, CPU_OFF(insns));
-	emit_lea(g->e, true, S2, S2, H_NONE, 0, (int32_t)n);
-	emit_gs_store(g->e, S2, CPU_OFF(insns));
-}
-
-static void emit_rip(struct gen *g, unsigned dst, int32_t off)
-{
-	emit_gs_load(g->e, dst, CPU_OFF(block_rip));
-	emit_lea(g->e, true, dst, dst, H_NONE, 0, off);
-}
-
-static bool in_page(int32_t target)
-{
-	return target >= 0 && target < (int32_t)PAGE_SIZE;
-}
-
-/* Edge @edge of the block, to @target in this page or off it; @cc 16: always. */
-static void emit_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target)
-{
-	struct cold *k;
-
-	if (cc == 16 && !in_page(target)) {
-		xgen_spill_flags(g, FLAGS_ALL);
-		emit_rip(g, S1, target);
-		emit_jump_rip(g, &g->insn[g->nr_insns - 1], target < 0);
-		return;
-	}
-	k = xgen_cold(g, in_page(target) ? COLD_EDGE : COLD_FAR);
-	k->edge = (uint8_t)edge;
-	k->target = target;
-	k->from = cc == 16 ? emit_jmp(g->e, 0) : emit_jcc(g->e, cc, 0);
-	k->insn = &g->insn[g->nr_insns - 1];
-	if (cc != 16)
-		xtally_begin(g->x, XTALLY_HOT);
-}
-
-static int32_t branch_target(const struct insn *n)
-{
-	return (int32_t)n->off + n->z.length + (int32_t)n->operand[0].imm.value.s;
-}
-
-/* The target of an indirect branch into s.rip. */
-static bool emit_indirect_target(struct gen *g, struct insn *n)
-{
-	struct place at;
-
-	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_REGISTER) {
-		emit_gs_store(g->e, xgen_get_reg(g, xlat_gpr(n->operand[0].reg.value), S1),
-			      CPU_OFF(s.rip));
-		return true;
-	}
-	if (!xgen_address_is_simple(n))
-		return false;
-	at = emit_operand(g, n, false);
-	xgen_at(g->e, true, 0x8b, S1, &at);
-	emit_gs_store(g->e, S1, CPU_OFF(s.rip));
-	return true;
-}
-
-static bool emit_call_insn(struct gen *g, struct insn *n)
-{
-	bool direct = n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
-	struct place at;
-
-	xgen_spill_flags(g, FLAGS_ALL);
-	if (!direct && !emit_indirect_target(g, n))
-		return false;
-	at = xgen_stack(g, n);
-	emit_rip(g, S1, n->off + n->z.length);
-	xgen_at(g->e, true, 0x89, S1, &at);
-	xgen_move_stack(g, -8);
-	emit_count(g, g->index + 1);
-	if (direct) {
-		emit_edge(g, 0, 16, branch_target(n));
-	} else {
-		emit_gs_load(g->e, S1, CPU_OFF(s.rip));
-		emit_jump_rip(g, n, true);
-	}
-	return true;
-}
-
-static bool emit_ret_insn(struct gen *g, struct insn *n)
-{
-	struct place at;
-	int32_t pop = 8;
-
-	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
-		pop += (int32_t)n->operand[0].imm.value.u;
-	xgen_spill_flags(g, FLAGS_ALL);
-	at = xgen_stack(g, n);
-	xgen_at(g->e, true, 0x8b, S1, &at);
-	xgen_move_stack(g, pop);
-	emit_count(g, g->index + 1);
-	emit_jump_rip(g, n, true);
-	return true;
-}
-
-static bool emit_jmp_insn(struct gen *g, struct insn *n)
-{
-	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		emit_count(g, g->index + 1);
-		emit_edge(g, 0, 16, branch_target(n));
-		return true;
-	}
-	xgen_spill_flags(g, FLAGS_ALL);
-	if (!emit_indirect_target(g, n))
-		return false;
-	emit_count(g, g->index + 1);
-	emit_gs_load(g->e, S1, CPU_OFF(s.rip));
-	emit_jump_rip(g, n, true);
-	return true;
-}
-
-static bool emit_jcc_insn(struct gen *g, struct insn *n)
-{
-	if (g->flags == FLAGS_MEM) {
-		load_flags(g->e);
-		g->flags = FLAGS_HOST;
-	}
-	emit_count(g, g->index + 1);
-	if (g->loop.on && !g->c->icount) {
-		emit_edge(g, 1, (n->z.opcode & 0xf) ^ 1, n->off + n->z.length);
-		xloop_back(g);
-		return true;
-	}
-	emit_edge(g, 0, n->z.opcode & 0xf, branch_target(n));
-	emit_edge(g, 1, 16, n->off + n->z.length);
-	return true;
-}
-
 /* --- cold code ----------------------------------------------------------------------------- */
 
-static void emit_exit(struct gen *g, enum xlat_exit why, uint32_t what)
+void xgen_exit(struct gen *g, enum xlat_exit why, uint32_t what)
 {
 	emit_gs_imm32(g->e, CPU_OFF(x.what), what);
 	emit_gs_imm32(g->e, CPU_OFF(x.why), why);
@@ -843,90 +734,22 @@ static void cold_fill(struct gen *g, const struct cold *k)
 	emit_jmp(e, k->back);
 }
 
-/*
- * A poll touches no flags: the attention word chooses one of two ways from a table.
- * The first is where the edge leads, the second leads out.
- */
-static void cold_poll(struct gen *g, struct xedge *edge, uint64_t on, uint64_t out)
-{
-	struct emit *e = g->e;
-	uint8_t *lea;
-
-	edge->poll = emit_here(e);
-	xtally_begin(g->x, XTALLY_HOT);
-	emit_gs_load(e, S2, CPU_OFF(x.attention));
-	emit_load(e, false, 0x8b, S2, S2, 0);
-	emit_u8(e, 0x4c); /* lea r10, [rip + table] */
-	emit_u8(e, 0x8d);
-	emit_u8(e, 0x15);
-	lea = e->p;
-	emit_u32(e, 0);
-	emit_u8(e, 0x43); /* jmp [r10 + r11 * 8] */
-	emit_u8(e, 0xff);
-	emit_u8(e, 0x24);
-	emit_u8(e, 0xda);
-	xtally_end(g->x);
-	while ((uintptr_t)e->p & 7)
-		emit_u8(e, 0xcc);
-	emit_patch(e, lea, emit_here(e));
-	edge->poll_table = (uint64_t *)(void *)e->p;
-	emit_u64(e, on);
-	emit_u64(e, out);
-}
-
-static void cold_edge(struct gen *g, const struct cold *k)
-{
-	struct xedge *edge = &g->b->edge[k->edge];
-	uint32_t what = g->number * 2 + k->edge;
-	uint64_t unlinked = emit_here(g->e), attend;
-
-	if (k->flags == FLAGS_HOST)
-		save_flags(g->e);
-	emit_exit(g, XEXIT_EDGE, what);
-	*edge = (struct xedge){
-		.at = k->from,
-		.target = (uint16_t)k->target,
-		.flags_host = k->flags == FLAGS_HOST,
-	};
-	if (k->target > k->insn->off)
-		return;
-	attend = emit_here(g->e);
-	xtally_begin(g->x, XTALLY_LEAVE);
-	if (k->flags == FLAGS_HOST)
-		save_flags(g->e);
-	emit_exit(g, XEXIT_ATTEND_EDGE, what);
-	cold_poll(g, edge, unlinked, attend);
-}
-
-static void cold_far(struct gen *g, const struct cold *k)
-{
-	if (k->flags == FLAGS_HOST)
-		save_flags(g->e);
-	emit_rip(g, S1, k->target);
-	emit_jump_rip(g, k->insn, k->target < 0);
-}
-
-/* Should the target turn out to be none, xlat_run() wants to know who jumps there. */
-static void cold_lookup(struct gen *g, const struct cold *k)
-{
-	emit_gs_imm32(g->e, CPU_OFF(x.what), xwhat(k->insn->off, k->index));
-	emit_jmp(g->e, g->x->tramp.lookup);
-}
-
 static void cold_stale(struct gen *g)
 {
-	emit_rip(g, S1, g->insn[0].off);
+	xgen_rip(g, S1, g->insn[0].off);
 	emit_gs_store(g->e, S1, CPU_OFF(s.rip));
-	emit_exit(g, XEXIT_STALE, g->number);
+	xgen_exit(g, XEXIT_STALE, g->number);
 }
 
 static void emit_cold(struct gen *g)
 {
 	static const uint8_t tally[] = {
-		[COLD_FILL] = XTALLY_FILL,    [COLD_PAGE] = XTALLY_PAGE,
-		[COLD_EDGE] = XTALLY_LINK,    [COLD_FAR] = XTALLY_HOT,
-		[COLD_STOP] = XTALLY_LEAVE,   [COLD_LOOKUP] = XTALLY_LOOKUP,
-		[COLD_INTERP] = XTALLY_LEAVE, [COLD_ATTEND] = XTALLY_LEAVE,
+		[COLD_FILL] = XTALLY_FILL,     [COLD_PAGE] = XTALLY_PAGE,
+		[COLD_EDGE] = XTALLY_LINK,     [COLD_FAR] = XTALLY_HOT,
+		[COLD_STOP] = XTALLY_LEAVE,    [COLD_LOOKUP] = XTALLY_LOOKUP,
+		[COLD_CALL] = XTALLY_LEAVE,    [COLD_RIP] = XTALLY_LEAVE,
+		[COLD_RETURN] = XTALLY_LOOKUP, [COLD_BLOCK_RIP] = XTALLY_HOT,
+		[COLD_INTERP] = XTALLY_LEAVE,  [COLD_ATTEND] = XTALLY_LEAVE,
 		[COLD_STALE] = XTALLY_LEAVE,
 	};
 	unsigned i;
@@ -938,26 +761,22 @@ static void emit_cold(struct gen *g)
 		xtally_begin(g->x, tally[k->kind]);
 		if (k->kind == COLD_FILL || k->kind == COLD_PAGE)
 			cold_fill(g, k);
-		else if (k->kind == COLD_EDGE)
-			cold_edge(g, k);
 		else if (k->kind == COLD_INTERP)
-			emit_exit(g, XEXIT_INTERP, xwhat(g->insn[k->index].off, k->index));
+			xgen_exit(g, XEXIT_INTERP, xwhat(g->insn[k->index].off, k->index));
 		else if (k->kind == COLD_STOP)
-			emit_exit(g, XEXIT_INTERP, xwhat((unsigned)(g->b->hva & ~PAGE_MASK), 0));
+			xgen_exit(g, XEXIT_INTERP, xwhat((unsigned)(g->b->hva & ~PAGE_MASK), 0));
 		else if (k->kind == COLD_STALE)
 			cold_stale(g);
 		else if (k->kind == COLD_ATTEND)
-			emit_exit(g, XEXIT_ATTEND_AT, xwhat(g->insn[0].off, 0));
-		else if (k->kind == COLD_LOOKUP)
-			cold_lookup(g, k);
+			xgen_exit(g, XEXIT_ATTEND_AT, xwhat(g->insn[0].off, 0));
 		else
-			cold_far(g, k);
+			xjump_cold(g, k);
 	}
 }
 
 /* --- the block ------------------------------------------------------------------------------ */
 
-static bool emit_insn(struct gen *g, struct insn *n)
+static bool emit_one(struct gen *g, struct insn *n)
 {
 	switch (n->kind) {
 	case K_PLAIN:
@@ -997,16 +816,37 @@ static bool emit_insn(struct gen *g, struct insn *n)
 	case K_BITS:
 		return emit_bits(g, n);
 	case K_CALL:
-		return emit_call_insn(g, n);
+		return xjump_call(g, n);
 	case K_RET:
-		return emit_ret_insn(g, n);
+		return xjump_ret(g, n);
 	case K_JMP:
-		return emit_jmp_insn(g, n);
+		return xjump_jmp(g, n);
 	case K_JCC:
-		return emit_jcc_insn(g, n);
+		return xjump_jcc(g, n);
 	default:
 		return false;
 	}
+}
+
+/* Those that say what becomes of r11. */
+static bool minds_held(const struct insn *n)
+{
+	return n->kind <= K_LEAVE;
+}
+
+static bool emit_insn(struct gen *g, struct insn *n)
+{
+	bool minds = minds_held(n) || n->kind == K_CALL || n->kind == K_RET;
+
+	if (!stack_may_lag(n))
+		xgen_move_stack(g, 0);
+	if (!minds)
+		g->held = 0;
+	if (!emit_one(g, n))
+		return false;
+	if (!minds)
+		g->held = 0;
+	return true;
 }
 
 /*
@@ -1023,19 +863,6 @@ static void emit_stop(struct gen *g)
 	xgen_cold_if(g, COLD_STOP, CC_A);
 }
 
-/* Host flags are free. */
-void xgen_poll(struct gen *g)
-{
-	struct emit *e = g->e;
-
-	emit_gs_load(e, S1, CPU_OFF(x.attention));
-	emit_u8(e, 0x41); /* cmp dword [r10], 0 */
-	emit_u8(e, 0x83);
-	emit_u8(e, 0x3a);
-	emit_u8(e, 0);
-	xgen_cold_if(g, COLD_ATTEND, CC_NZ);
-}
-
 static void emit_entries(struct gen *g)
 {
 	struct emit *e = g->e;
@@ -1044,11 +871,8 @@ static void emit_entries(struct gen *g)
 
 	b->enter_jump = emit_here(e);
 	xtally_begin(g->x, XTALLY_HOT);
-	emit_gs_load(e, S1, CPU_OFF(s.rip));
-	emit_u8(e, 0x49); /* and r10, -4096 */
-	emit_u8(e, 0x81);
-	emit_u8(e, 0xe2);
-	emit_u32(e, (uint32_t)PAGE_MASK);
+	emit_gs(e, true, 0x2b, S1, CPU_OFF(x.jump_key)); /* sub */
+	emit_alu_imm(e, true, ALU_AND, S1, (uint32_t)PAGE_MASK);
 	emit_gs_store(e, S1, CPU_OFF(block_rip));
 	over = emit_jmp(e, 0);
 	if (!b->flags_live && !g->c->icount && !g->c->vm->cfg.exact_flags) {
@@ -1062,7 +886,7 @@ static void emit_entries(struct gen *g)
 	}
 	b->enter_host = emit_here(e);
 	xtally_begin(g->x, XTALLY_HOT);
-	save_flags(e);
+	xgen_save_flags(e);
 	b->enter_mem = emit_here(e);
 	xtally_begin(g->x, XTALLY_HOT);
 	emit_patch(e, over, b->enter_mem);
@@ -1079,7 +903,7 @@ static void emit_crossing(struct gen *g)
 {
 	struct emit *e = g->e;
 
-	emit_rip(g, S1, (int32_t)PAGE_SIZE);
+	xgen_rip(g, S1, (int32_t)PAGE_SIZE);
 	emit_rr(e, false, 0x89, S1, S2); /* mov r11d, r10d */
 	emit_shift(e, false, SHIFT_R, S2, PAGE_SHIFT - 5);
 	emit_alu_imm(e, false, ALU_AND, S2, (TLB_ENTRIES - 1) * sizeof(struct tlb_entry));
@@ -1137,7 +961,7 @@ static void emit_interp(struct gen *g, unsigned off)
 {
 	xgen_spill_flags(g, FLAGS_ALL);
 	xtally_begin(g->x, XTALLY_LEAVE);
-	emit_exit(g, XEXIT_INTERP, xwhat(off, g->index));
+	xgen_exit(g, XEXIT_INTERP, xwhat(off, g->index));
 }
 
 bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_gpa)
@@ -1153,6 +977,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	g->number = number;
 	g->nr_cold = 0;
 	g->vec_live = false;
+	g->held = g->sp_lag = 0;
 	g->loop = (struct loop){ .on = false };
 	g->index = 0;
 	end = xlat_decode(g, page_gpa);
@@ -1170,6 +995,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 		uint8_t *begin = g->e->p;
 		enum flags_at flags = g->flags;
 		unsigned nr_cold = g->nr_cold, segments = xtally_mark(g->x);
+		int32_t sp_lag = g->sp_lag;
 
 		g->index = i;
 		add_mark(g, n->off);
@@ -1178,6 +1004,8 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 			g->flags = flags == FLAGS_DEAD ? FLAGS_MEM : flags;
 			g->nr_cold = nr_cold;
 			xtally_rewind(g->x, segments);
+			g->sp_lag = sp_lag;
+			xgen_move_stack(g, 0);
 			emit_interp(g, n->off);
 			open = false;
 			break;
@@ -1186,9 +1014,10 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	}
 	b->nr_insns = (uint8_t)i;
 	g->index = i;
+	xgen_move_stack(g, 0);
 	if (open && (end >= PAGE_SIZE || i == XBLOCK_INSNS || (i && g->crosses))) {
-		emit_count(g, i);
-		emit_edge(g, 0, 16, (int32_t)end);
+		xgen_count(g, i);
+		xjump_edge(g, 0, 16, (int32_t)end);
 	} else if (open) {
 		emit_interp(g, end);
 	}

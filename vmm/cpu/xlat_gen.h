@@ -96,7 +96,11 @@ enum cold_kind {
 	COLD_LOOKUP,
 	COLD_INTERP,
 	COLD_ATTEND,
-	COLD_STALE
+	COLD_STALE,
+	COLD_CALL,
+	COLD_RIP,
+	COLD_RETURN,
+	COLD_BLOCK_RIP
 };
 
 /* Something to emit after the hot code. */
@@ -117,6 +121,7 @@ struct cold {
 
 	/* COLD_EDGE, COLD_FAR */
 	uint8_t edge;
+	bool call; /* COLD_LOOKUP, too: the way here was a call, which returns to @back */
 	int32_t target;
 };
 
@@ -144,6 +149,8 @@ struct gen {
 	unsigned index; /* of the instruction being emitted */
 	enum flags_at flags;
 	bool vec_live;
+	int32_t held;   /* what r11 has: the word at that place of struct cpu; 0: something else */
+	int32_t sp_lag; /* what the guest's RSP is beyond r15 */
 	struct loop loop;
 	bool crosses; /* an instruction that crosses the page's end comes next, or is the block */
 	struct {
@@ -185,8 +192,9 @@ unsigned xlat_decode(struct gen *g, uint64_t page_gpa);
 void xgen_spill_flags(struct gen *g, unsigned live);
 unsigned xgen_get_reg(struct gen *g, unsigned gpr, unsigned scratch);
 void xgen_set_reg(struct gen *g, unsigned gpr, unsigned from);
+void xgen_hold(struct gen *g, int32_t off);
 struct place xgen_stack(struct gen *g, struct insn *n);
-void xgen_move_stack(struct gen *g, int32_t by);
+void xgen_move_stack(struct gen *g, int32_t by); /* and by what it lags behind */
 void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct place *p);
 struct cold *xgen_cold(struct gen *g, enum cold_kind kind);
 struct cold *xgen_cold_if(struct gen *g, enum cold_kind kind, unsigned cc); /* entered if @cc */
@@ -196,6 +204,24 @@ void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int1
 void xgen_vec_gate(struct gen *g);
 void xgen_poll(struct gen *g);
 bool xgen_address_is_simple(const struct insn *n);
+struct place xgen_operand(struct gen *g, struct insn *n, bool write);
+void xgen_save_flags(struct emit *e);
+void xgen_host_flags(struct gen *g);
+void xgen_exit(struct gen *g, enum xlat_exit why, uint32_t what);
+
+/* xlat_jump.c */
+bool xjump_call(struct gen *g, struct insn *n);
+bool xjump_ret(struct gen *g, struct insn *n);
+bool xjump_jmp(struct gen *g, struct insn *n);
+bool xjump_jcc(struct gen *g, struct insn *n);
+/* Edge @edge of the block, to @target in this page or off it; @cc 16: always. */
+void xjump_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target);
+/* What of it is rarely executed: cold_kind COLD_EDGE and those that are nobody else's. */
+void xjump_cold(struct gen *g, const struct cold *k);
+/* @n instructions of the block have retired. Touches no flags, keeps r10. */
+void xgen_count(struct gen *g, unsigned n);
+/* The address of offset @off of this page into @dst. */
+void xgen_rip(struct gen *g, unsigned dst, int32_t off);
 
 /* xlat_sys.c */
 bool xsys_pushf(struct gen *g, struct insn *n);

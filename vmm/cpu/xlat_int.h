@@ -18,6 +18,7 @@
 
 #include "cpu/block.h"
 #include "cpu/emit.h"
+#include "cpu/soft.h"
 #include "cpu/xlat.h"
 
 #include <Zydis/Zydis.h>
@@ -71,7 +72,7 @@ struct xblock {
 	uint32_t version;
 	uint32_t hash_next; /* number + 1 */
 	uint64_t enter_host, enter_mem,
-		enter_jump;  /* flags in the host's, in c->fl; and block_rip unknown */
+		enter_jump;  /* flags in the host's, in c->fl; and the jump cache's tag in r10 */
 	uint64_t enter_poll; /* looks at attention first; 0: flags are alive here */
 	struct xedge edge[2];
 	uint8_t vec;     /* enum xvec it was made under */
@@ -95,15 +96,17 @@ struct xmark {
 struct xtramp {
 	uint64_t enter;          /* void (void) for C */
 	uint64_t leave;          /* registers -> c->s, back to C */
-	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, XEXIT_ATTEND */
-	uint64_t fill[2];        /* by write: fill the TLB for r11 bytes at the address in r10 */
-	uint64_t page[2];        /* by write: the same, and page cache slot r11 >> 16, too */
-	uint64_t rep[2]; /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
+	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, the tag in r10; XEXIT_ATTEND */
+	uint64_t ret_miss; /* a return, its tag in r10, that is not what the stack's top says */
+	uint64_t fill[2];  /* by write: fill the TLB for r11 bytes at the address in r10 */
+	uint64_t page[2];  /* by write: the same, and page cache slot r11 >> 16, too */
+	uint64_t rep[2];   /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
 	uint64_t vec_load, ret;
 };
 
 struct xlat {
 	struct host_code code;
+	uint8_t *returns; /* RETURN_BYTES */
 	struct emit e;
 	uint8_t *limit, *blocks_begin;
 	struct xtramp tramp;
@@ -136,10 +139,39 @@ void xtramp_make(struct xlat *x);
 bool xlat_rep_movs(struct cpu *c, unsigned shift);
 bool xlat_rep_stos(struct cpu *c, unsigned shift);
 
+/*
+ * xlat_return.c: the return stack. Entries of three words, newest first, and above its base
+ * some that match nothing. Below its limit there is room for calls that do not look, and for
+ * what pieces of the trampolines push.
+ */
+#define RETURN_ENTRY   24
+#define RETURN_ENTRIES 1024
+#define RETURN_SEARCH  8 /* entries are looked at when the first is not it */
+#define RETURN_BYTES   KIB(64)
+
+int xret_create(struct cpu *c, int host_node); /* c->xlat->returns; -ENOMEM */
+void xret_destroy(struct cpu *c);
+/* None of the entries shall match any more; also for C code that translated code has called. */
+void xret_forget(struct cpu *c);
+/* The same for those that lead to the page of @gva. */
+void xret_forget_page(struct cpu *c, uint64_t gva);
+/* It is full: keep the newer half. */
+void xret_make_room(struct cpu *c);
+
 /* xlat_gen.c: translate the block at (@hva, offset @off in its page) into *b. False: nothing. */
 int xgen_create(struct xlat *x, const struct host *h, int node);
 void xgen_destroy(struct xlat *x, const struct host *h);
 bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_gpa);
+
+/* jump_slot() of the RIP in @rip. Clobbers flags. */
+static inline void emit_jump_slot(struct emit *e, unsigned dst, unsigned rip)
+{
+	emit_rex(e, false, dst, 0, rip); /* imul dst, rip, imm32 */
+	emit_u8(e, 0x69);
+	emit_u8(e, 0xc0 | (dst & 7) << 3 | (rip & 7));
+	emit_u32(e, XLAT_JUMPS_HASH);
+	emit_shift(e, false, SHIFT_R, dst, 32 - XLAT_JUMPS_BITS);
+}
 
 #define CPU_OFF(field) ((int32_t)offsetof(struct cpu, field))
 #define GPR_OFF(n)     (CPU_OFF(s.gpr) + 8 * (int32_t)(n))

@@ -246,6 +246,7 @@ void xloop_head(struct gen *g)
 			break;
 	if (i < g->nr_insns)
 		xgen_vec_gate(g);
+	g->held = 0;
 	g->loop.body = emit_here(e);
 	xtally_begin(g->x, XTALLY_HOT);
 }
@@ -280,7 +281,7 @@ struct place xloop_place(struct gen *g, const struct insn *n, const struct acces
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	uint8_t base, index;
 
-	emit_gs_load(g->e, S2, xslot_off(a));
+	xgen_hold(g, xslot_off(a));
 	if (a->simple)
 		return (struct place){ (uint8_t)xhome(a->base), S2, 0, a->disp };
 	base = xlat_gpr(p->mem.base);

@@ -73,7 +73,7 @@ bool xlat_rep_movs(struct cpu *c, unsigned shift)
 		*rcx -= n;
 		*rsi += n << shift;
 		*rdi += n << shift;
-		if (unlikely(atomic_load_explicit(c->x.attention, memory_order_relaxed)))
+		if (unlikely(atomic_load_explicit(&c->vcpu->attention, memory_order_relaxed)))
 			return !*rcx;
 	}
 	return true;
@@ -94,7 +94,7 @@ bool xlat_rep_stos(struct cpu *c, unsigned shift)
 		store(to, c->s.gpr[RAX], n, shift);
 		*rcx -= n;
 		*rdi += n << shift;
-		if (unlikely(atomic_load_explicit(c->x.attention, memory_order_relaxed)))
+		if (unlikely(atomic_load_explicit(&c->vcpu->attention, memory_order_relaxed)))
 			return !*rcx;
 	}
 	return true;

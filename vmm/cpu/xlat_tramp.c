@@ -101,6 +101,7 @@ static void make_enter(struct emit *e, struct xtramp *t)
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
 	emit_gs_store(e, H_RSP, CPU_OFF(x.host_rsp));
 	load_guest(e);
+	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
 	emit_gs(e, false, 0xff, 4, CPU_OFF(x.code)); /* jmp */
 }
 
@@ -112,6 +113,7 @@ static void make_leave(struct emit *e, const struct xlat *x, struct xtramp *t)
 
 	emit_u32(e, MXCSR_RESET);
 	t->leave = emit_here(e);
+	emit_gs_store(e, H_RSP, CPU_OFF(x.return_sp));
 	save_guest(e);
 	skip = if_vec_live(e);
 	save_vec(e, x);
@@ -139,6 +141,62 @@ static uint64_t make_exit(struct emit *e, const struct xtramp *t, enum xlat_exit
 	emit_gs_imm32(e, CPU_OFF(x.why), why);
 	emit_jmp(e, t->leave);
 	return here;
+}
+
+/* The tag in r10 becomes the RIP in s.rip. */
+static uint64_t make_lookup(struct emit *e, const struct xtramp *t)
+{
+	uint64_t here = emit_here(e);
+
+	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
+	emit_gs_store(e, H_R10, CPU_OFF(s.rip));
+	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_LOOKUP);
+	emit_jmp(e, t->leave);
+	return here;
+}
+
+/* Returns from the @n-th entry if that is it. */
+static void try_entry(struct emit *e, unsigned n)
+{
+	uint8_t *no;
+
+	emit_load(e, true, 0x3b, H_R10, H_RSP, (int32_t)(8 + n * RETURN_ENTRY)); /* cmp */
+	no = emit_jcc(e, CC_NZ, 0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, (int32_t)(n * RETURN_ENTRY));
+	emit_u8(e, 0xc3);
+	emit_patch(e, no, emit_here(e));
+}
+
+/*
+ * A return to elsewhere than the stack's top says, the tag in r10: functions have been left by
+ * other ways, this is another thread of the guest, or a call was none. Some entries are
+ * looked at, then the top is dropped and the jump cache asked.
+ */
+static void make_ret_miss(struct emit *e, struct xtramp *t)
+{
+	uint64_t attend = emit_here(e);
+	uint8_t *empty;
+
+	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
+	emit_gs_store(e, H_R10, CPU_OFF(s.rip));
+	emit_jmp(e, t->attend);
+
+	t->ret_miss = emit_here(e);
+	emit_gs(e, false, 0x83, 7, CPU_ATTENTION_OFF); /* cmp dword, 0 */
+	emit_u8(e, 0);
+	emit_jcc(e, CC_NZ, attend);
+	for (unsigned i = 1; i <= RETURN_SEARCH; i++)
+		try_entry(e, i);
+	emit_gs(e, true, 0x3b, H_RSP, CPU_OFF(x.return_base)); /* cmp */
+	empty = emit_jcc(e, CC_AE, 0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, RETURN_ENTRY);
+	emit_patch(e, empty, emit_here(e));
+	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
+	emit_jump_slot(e, H_R11, H_R10);
+	emit_gs(e, true, 0x03, H_R10, CPU_OFF(x.jump_key)); /* add */
+	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(jump_tag));
+	emit_jcc(e, CC_NZ, t->lookup);
+	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(jump_code)); /* jmp */
 }
 
 /* Called before the first vector instruction since C code ran. */
@@ -177,15 +235,27 @@ static void load_if_live(struct emit *e, const struct xlat *x)
 
 typedef bool fill_fn(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
 
-/* The function in rax. Returns the jump to take if it says false. */
+/*
+ * The function in rax, on the host's stack; the return stack is complete meanwhile but for
+ * at most 16 bytes on top of it. Returns the jump to take if it says false.
+ */
 static uint8_t *call_c(struct emit *e)
 {
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, -8);
+	emit_gs_store(e, H_RSP, CPU_OFF(x.return_sp));
+	emit_gs_load(e, H_RSP, CPU_OFF(x.host_rsp));
 	emit_u8(e, 0xff); /* call rax */
 	emit_u8(e, 0xd0);
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
+	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
 	emit_rr(e, false, 0x84, H_RAX, H_RAX); /* test al, al */
 	return emit_jcc(e, CC_Z, 0);
+}
+
+/* Out of a piece that was called: nothing of it shall stay on the return stack. */
+static void leave_called(struct emit *e, const struct xlat *x, enum xlat_exit why)
+{
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
+	emit_gs_imm32(e, CPU_OFF(x.why), why);
+	emit_jmp(e, x->tramp.leave);
 }
 
 /* @fn for the address in rbx and the bytes in rbp. Returns the jump to take if it fails. */
@@ -230,8 +300,7 @@ static uint64_t make_fill(struct emit *e, const struct xlat *x, enum mmu_access 
 	emit_patch(e, failed, emit_here(e));
 	load_if_live(e, x);
 	load_guest(e);
-	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_INTERP);
-	emit_jmp(e, x->tramp.leave);
+	leave_called(e, x, XEXIT_INTERP);
 	return here;
 }
 
@@ -260,8 +329,7 @@ static uint64_t make_rep(struct emit *e, const struct xlat *x, rep_fn *fn)
 	if (!XLAT_QUIET_FILL)
 		load_if_live(e, x);
 	load_guest(e);
-	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_INTERP);
-	emit_jmp(e, x->tramp.leave);
+	leave_called(e, x, XEXIT_INTERP);
 	return here;
 }
 
@@ -318,8 +386,9 @@ void xtramp_make(struct xlat *x)
 	make_vec_load(e, x, t);
 	make_enter(e, t);
 	make_leave(e, x, t);
-	t->lookup = make_exit(e, t, XEXIT_LOOKUP);
+	t->lookup = make_lookup(e, t);
 	t->attend = make_exit(e, t, XEXIT_ATTEND);
+	make_ret_miss(e, t);
 	t->fill[0] = make_fill(e, x, MMU_READ);
 	t->fill[1] = make_fill(e, x, MMU_WRITE);
 	t->rep[0] = make_rep(e, x, xlat_rep_movs);
