@@ -640,6 +640,43 @@ static void reserved_pages_are_had_or_refused(void **state)
 	}
 }
 
+static bool thp_word(const char *file, const char *word)
+{
+	char path[96], line[128] = "";
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/transparent_hugepage/%s", file);
+	f = fopen(path, "re");
+	if (f) {
+		if (!fgets(line, sizeof(line), f))
+			line[0] = '\0';
+		fclose(f);
+	}
+	return strstr(line, word) != NULL;
+}
+
+/* A file, but where the kernel makes huge pages of anonymous memory only, and they pay. */
+static void huge_pages_that_pay(void **state)
+{
+	struct host_mem_attr attr = { .bytes = MIB(4), .node = HOST_NODE_ANY };
+	bool of_files =
+		!thp_word("shmem_enabled", "[never]") && !thp_word("shmem_enabled", "[deny]");
+	bool of_anonymous = thp_word("enabled", "[always]") || thp_word("enabled", "[madvise]");
+	struct host_mem m;
+
+	for (unsigned pays = 0; pays < 2; pays++) {
+		attr.huge_pays = pays;
+		assert_int_equal(host.ops->mem_map(host.ctx, &attr, &m), 0);
+		assert_int_equal(count_maps("memfd:guest node", "rw-s"),
+				 !(pays && of_anonymous && !of_files));
+		host.ops->mem_unmap(host.ctx, &m);
+	}
+	attr.page_bytes = PAGE_SIZE; /* who asks for base pages gets them */
+	assert_int_equal(host.ops->mem_map(host.ctx, &attr, &m), 0);
+	assert_int_equal(count_maps("memfd:guest node", "rw-s"), 1);
+	host.ops->mem_unmap(host.ctx, &m);
+}
+
 static void impossible_memory_is_refused(void **state)
 {
 	struct host_mem m;
@@ -1086,6 +1123,7 @@ int main(void)
 		TEST(guest_memory_is_mapped_once),
 		TEST(prefaulting_populates),
 		TEST(any_pages_will_do),
+		TEST(huge_pages_that_pay),
 		TEST(the_kernel_tells_where_pages_are),
 		TEST(reserved_pages_are_had_or_refused),
 		TEST(weights_without_the_kernels_help),
