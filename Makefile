@@ -36,7 +36,7 @@ CFLAGS	+= $(CSTD) $(OPT.$(MODE)) $(WARN) -fPIC -fvisibility=default -pthread -fn
 # What fills the software TLB while a guest's vector registers are live leaves them
 # alone; tools/check-vectors looks whether it does. Sanitizers' own code does not.
 ifneq ($(filter rel dbg,$(MODE)),)
-QUIET	:= $(addprefix $B/vmm/,cpu/mmu.o cpu/xlat_rep.o cpu/codemap.o cpu/debug.o cpu/lapic.o mem/gmem.o)
+QUIET	:= $(addprefix $B/vmm/,cpu/mmu.o cpu/xlat_rep.o cpu/codemap.o cpu/debug.o cpu/lapic.o cpu/lapic_regs.o cpu/lapic_timer.o mem/gmem.o)
 $(QUIET): CFLAGS += -mgeneral-regs-only
 $B/vmm/cpu/xlat_tramp.o: CFLAGS += -DXLAT_QUIET_FILL=1
 endif
