@@ -79,6 +79,8 @@ struct sim {
 	struct host_thread *threads; /* main is the first */
 	struct host_thread main;
 	bool stopping;
+	unsigned yields; /* turns in a row that ended in one */
+	bool settling;   /* time stands still for yields, too */
 
 	struct sim_node node[SIM_NODES_MAX];
 	struct sim_block *allocs, *maps, *codes;

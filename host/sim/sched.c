@@ -10,8 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* What a yield costs when nobody else wants to run: a loop of yields sees time pass. */
-#define YIELD_NS 1000
+/*
+ * What a yield costs when nobody else wants to run: a loop of yields sees time pass.
+ * Who has yielded so many turns in a row, and all others too, does not want to run.
+ */
+#define YIELD_NS    1000
+#define YIELD_TURNS 4
 
 static _Thread_local struct host_thread *this_thread;
 
@@ -272,16 +276,28 @@ void sim_thread_alarm(void *ctx, uint64_t deadline_ns)
 	advance_to(s, s->now_ns); /* an alarm in the past rings at once */
 }
 
+static bool all_yield(const struct sim *s)
+{
+	unsigned nr_ready = 0;
+
+	for (const struct host_thread *t = s->threads; t; t = t->next)
+		nr_ready += t->state == THREAD_READY;
+	return s->yields > YIELD_TURNS * nr_ready;
+}
+
 void sim_thread_yield(void *ctx)
 {
 	struct sim *s = ctx;
 	struct host_thread *self = sim_self(s);
 	struct host_thread *t = find_ready(s, self);
 
-	if (t == self)
+	s->yields++;
+	if (!s->settling && (t == self || all_yield(s))) {
+		s->yields = 0;
 		advance_to(s, s->now_ns + YIELD_NS);
-	else
+	} else {
 		hand_over(s, self, t);
+	}
 }
 
 int sim_wait(void *ctx, _Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
@@ -297,6 +313,7 @@ int sim_wait(void *ctx, _Atomic uint32_t *word, uint32_t expected, uint64_t dead
 	self->state = THREAD_WAITING;
 	self->word = word;
 	self->deadline_ns = deadline_ns;
+	s->yields = 0;
 	hand_over(s, self, find_next(s, self));
 	return self->timed_out ? -ETIMEDOUT : 0;
 }
@@ -342,16 +359,18 @@ void sim_settle(const struct host *h)
 {
 	struct sim *s = h->ctx;
 	struct host_thread *self = sim_self(s);
+	bool others;
 
-	for (;;) {
-		bool others = false;
-
+	s->yields = 0;
+	s->settling = true;
+	do {
+		others = false;
 		for (const struct host_thread *t = s->threads; t; t = t->next)
 			others |= t != self && t->state == THREAD_READY;
-		if (!others)
-			return;
-		hand_over(s, self, find_ready(s, self));
-	}
+		if (others)
+			hand_over(s, self, find_ready(s, self));
+	} while (others && !all_yield(s));
+	s->settling = false;
 }
 
 static struct host_timer *first_timer(const struct sim_node *n)

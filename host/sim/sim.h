@@ -57,7 +57,7 @@ unsigned sim_destroy(struct host *h);
 
 /* Sleep for @ns of virtual time: everybody else runs meanwhile. */
 void sim_advance(const struct host *h, uint64_t ns);
-/* Let everybody else run until all wait; time stands still. */
+/* Let everybody else run until all wait, or do nothing but yield; time stands still. */
 void sim_settle(const struct host *h);
 
 /* The @nth call from now fails, 1 being the next; 0 takes it back. */

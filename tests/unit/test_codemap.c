@@ -166,6 +166,25 @@ static void test_answer(void **state)
 	assert_false(alive(v));
 }
 
+/* An answer is about each page that was asked for since the last one, however many, and no other.
+ */
+static void test_answers_for_all(void **state)
+{
+	for (unsigned n = 1; n <= 40; n++) {
+		uint64_t first = PAGE + (n - 1) * n / 2 * PAGE_SIZE;
+
+		for (unsigned i = 0; i <= n; i++)
+			store(1, first + i * PAGE_SIZE, 1);
+		for (unsigned i = 0; i < n; i++)
+			codemap_mark(cpu[0], first + i * PAGE_SIZE, 15);
+		codemap_answer(cpu[1]);
+		for (unsigned i = 0; i < n; i++)
+			assert_false(has_tag(1, first + i * PAGE_SIZE));
+		assert_true(has_tag(1, first + n * PAGE_SIZE));
+		codemap_verify(cpu[0]);
+	}
+}
+
 /* What came in before the answer counts, whenever somebody looks. */
 static void test_store_before_answer(void **state)
 {
@@ -231,11 +250,12 @@ static void test_too_many(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		TEST(test_nobody_wrote),   TEST(test_own_tag),
-		TEST(test_granules),       TEST(test_quiet_stores),
-		TEST(test_stale_tag),      TEST(test_answer),
-		TEST(test_writer_decodes), TEST(test_store_before_answer),
-		TEST(test_many_writers),   TEST(test_too_many),
+		TEST(test_nobody_wrote),    TEST(test_own_tag),
+		TEST(test_granules),        TEST(test_quiet_stores),
+		TEST(test_stale_tag),       TEST(test_answer),
+		TEST(test_writer_decodes),  TEST(test_store_before_answer),
+		TEST(test_many_writers),    TEST(test_too_many),
+		TEST(test_answers_for_all),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -197,6 +197,25 @@ static void test_reset_forgets(void **state)
 	assert_int_equal(f->ram[PAGE + 128], 0);
 }
 
+/* The guest may say that it polls by itself; a start anew, not INIT, takes that back. */
+static void test_poll_control(void **state)
+{
+	uint64_t v = 0;
+
+	assert_true(cpu_rdmsr(c, MSR_KVM_POLL_CONTROL, &v));
+	assert_int_equal(v, 1);
+	assert_false(c->vcpu->halt_poll.refused);
+	assert_true(wrmsr(MSR_KVM_POLL_CONTROL, 0));
+	assert_true(c->vcpu->halt_poll.refused);
+	assert_false(wrmsr(MSR_KVM_POLL_CONTROL, 2));
+	assert_true(c->vcpu->halt_poll.refused);
+	assert_true(wrmsr(MSR_KVM_POLL_CONTROL, 1));
+	assert_false(c->vcpu->halt_poll.refused);
+	assert_true(wrmsr(MSR_KVM_POLL_CONTROL, 0));
+	c->vm->engine->reset(c->vcpu);
+	assert_false(c->vcpu->halt_poll.refused);
+}
+
 /* --- hypercalls --------------------------------------------------------------------------------
  */
 
@@ -230,7 +249,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_system_time),        T(test_wall_clock), T(test_pv_eoi),
 		T(test_pv_eoi_not_offered), T(test_steal_time), T(test_reset_forgets),
-		T(test_hypercalls),
+		T(test_poll_control),       T(test_hypercalls),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

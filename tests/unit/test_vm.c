@@ -552,6 +552,161 @@ static void post_wakes_a_sleeper(void **state)
 	finish(&f);
 }
 
+/* --- idle vCPUs that poll ---------------------------------------------------------- */
+
+#define US 1000ull
+
+static uint64_t polled(struct fixture *f, unsigned vcpu, enum vcpu_stat id)
+{
+	return stat_get(&f->vm->vcpu[vcpu]->stats, id);
+}
+
+/* One machine of idle vCPUs, the first of which has gone to sleep. */
+static void start_idle(struct fixture *f)
+{
+	fake.act[0] = fake.act[1] = HALT;
+	start(f);
+	sim_advance(&f->host, NSEC_PER_MSEC);
+}
+
+/* vCPU 0 is posted @n events, each @ns after it has taken the one before. */
+static void post_every(struct fixture *f, unsigned n, uint64_t ns)
+{
+	while (n--) {
+		sim_advance(&f->host, ns);
+		vcpu_post(f->vm->vcpu[0], VCPU_INTR);
+		sim_settle(&f->host);
+	}
+}
+
+/*
+ * Work comes every 50 us: the window grows from 0 by 10, 20, 40, 80, and from then on
+ * no halt needs a sleep. What was polled in vain is all that it cost.
+ */
+static void short_halts_are_polled(void **state)
+{
+	struct fixture f;
+	uint32_t bell;
+
+	prepare(&f, 2, 1);
+	start_idle(&f);
+	assert_int_equal(polled(&f, 0, STAT_POLLS) + polled(&f, 0, STAT_POLLS_MISSED), 0);
+	post_every(&f, 6, 50 * US);
+	assert_int_equal(polled(&f, 0, STAT_POLLS), 1);
+	assert_int_equal(polled(&f, 0, STAT_POLLS_MISSED), 3);
+	assert_in_range(polled(&f, 0, STAT_POLL_NS), 120 * US, 125 * US);
+	assert_int_equal(f.vm->vcpu[0]->halt_poll.window_ns, 80 * US);
+
+	bell = atomic_load(&f.vm->vcpu[0]->doorbell);
+	sim_advance(&f.host, 20 * US);
+	assert_int_equal(atomic_load(&f.vm->vcpu[0]->mode), VCPU_POLLING);
+	post_every(&f, 10, 20 * US);
+	assert_int_equal(polled(&f, 0, STAT_POLLS), 11);
+	assert_int_equal(polled(&f, 0, STAT_POLLS_MISSED), 3);
+	assert_int_equal(atomic_load(&f.vm->vcpu[0]->doorbell), bell); /* nobody was woken */
+	assert_int_equal(polled(&f, 1, STAT_POLLS) + polled(&f, 1, STAT_POLLS_MISSED), 0);
+	finish(&f);
+}
+
+/* A long halt closes the window: who is idle for good polls once, and never again. */
+static void long_halts_are_slept(void **state)
+{
+	struct fixture f;
+	uint64_t ns;
+
+	prepare(&f, 2, 1);
+	start_idle(&f);
+	post_every(&f, 6, 50 * US);
+	post_every(&f, 1, NSEC_PER_SEC);
+	ns = polled(&f, 0, STAT_POLL_NS);
+	assert_in_range(ns, 200 * US, 210 * US);
+	assert_int_equal(f.vm->vcpu[0]->halt_poll.window_ns, 0);
+	post_every(&f, 1000, 4 * NSEC_PER_MSEC); /* a guest's tick */
+	assert_int_equal(polled(&f, 0, STAT_POLL_NS), ns);
+	post_every(&f, 1000, HALT_POLL_DEFAULT_NS + 5 * US);
+	assert_int_equal(polled(&f, 0, STAT_POLL_NS), ns);
+	finish(&f);
+}
+
+/* The local timer posts nothing: the poll itself ends when it is due. */
+static void polls_until_its_deadline(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 2, 1);
+	start_idle(&f);
+	post_every(&f, 6, 50 * US);
+	fake.wake_at_ns = clock_now_ns(&f.vm->clock) + 30 * US;
+	fake.act[0] = HALT_UNTIL;
+	post_every(&f, 1, 1);
+	sim_advance(&f.host, 40 * US);
+	assert_in_range(fake.woke_at_ns, fake.wake_at_ns, fake.wake_at_ns + 2 * US);
+	assert_int_equal(polled(&f, 0, STAT_POLLS_MISSED), 3);
+	finish(&f);
+}
+
+/* A pause is seen in the middle of a poll, and time that stands still ends none. */
+static void pause_ends_a_poll(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 2, 1);
+	start_idle(&f);
+	post_every(&f, 6, 50 * US);
+	sim_advance(&f.host, 10 * US);
+	assert_int_equal(atomic_load(&f.vm->vcpu[0]->mode), VCPU_POLLING);
+	assert_int_equal(vmm_pause(f.vm), 0);
+	assert_int_equal(f.vm->nr_parked, 2);
+	sim_advance(&f.host, NSEC_PER_SEC);
+	assert_in_range(polled(&f, 0, STAT_POLL_NS), 120 * US, 140 * US);
+	vmm_resume(f.vm);
+	post_every(&f, 1, 10 * US);
+	finish(&f);
+}
+
+/* Where another vCPU has the same PU, for a guest that polls by itself, and where 0 is asked for.
+ */
+static void who_must_not_poll(void **state)
+{
+	for (unsigned why = 0; why < 5; why++) {
+		struct fixture f;
+		bool may = why == 4;
+
+		prepare(&f, 2, 1);
+		if (why == 0 || why == 4)
+			f.plan.vcpu[0].shared = true;
+		f.cfg.halt_poll_set = why >= 3;
+		f.cfg.halt_poll_ns = why == 4 ? 100000 : 0; /* who asks for it, gets it */
+		start_idle(&f);
+		if (why == 1)
+			assert_int_equal(vmm_move_vcpu(f.vm, 1, 0, 0), 0);
+		if (why == 2)
+			f.vm->vcpu[0]->halt_poll.refused = true;
+		post_every(&f, 20, 50 * US);
+		assert_int_equal(polled(&f, 0, STAT_POLLS) > 0, may);
+		assert_int_equal(polled(&f, 0, STAT_POLL_NS) > 0, may);
+		finish(&f);
+	}
+}
+
+/* A yield that takes long was somebody's turn: the thread sleeps, and does not poll on. */
+static void others_on_the_pu_end_a_poll(void **state)
+{
+	struct fixture f;
+
+	prepare(&f, 2, 1);
+	sim_destroy(&f.host);
+	f.host = sim_create(&(struct sim_config){ .nodes = 2, .look_ns = 6 * US });
+	start_idle(&f);
+	post_every(&f, 20, 50 * US);
+	assert_int_equal(polled(&f, 0, STAT_POLLS), 0);
+	assert_true(polled(&f, 0, STAT_POLLS_MISSED) > 5);
+	/* One look at the clock, and the yield, each time. */
+	assert_in_range(polled(&f, 0, STAT_POLL_NS) / polled(&f, 0, STAT_POLLS_MISSED), 6 * US,
+			15 * US);
+	finish(&f);
+}
+
 static void debugger_stops_steps_and_resumes(void **state)
 {
 	struct fixture f;
@@ -655,6 +810,12 @@ int main(void)
 		cmocka_unit_test(sleeps_until_its_deadline),
 		cmocka_unit_test(icount_skips_sleep),
 		cmocka_unit_test(post_wakes_a_sleeper),
+		cmocka_unit_test(short_halts_are_polled),
+		cmocka_unit_test(long_halts_are_slept),
+		cmocka_unit_test(polls_until_its_deadline),
+		cmocka_unit_test(pause_ends_a_poll),
+		cmocka_unit_test(who_must_not_poll),
+		cmocka_unit_test(others_on_the_pu_end_a_poll),
 		cmocka_unit_test(debugger_stops_steps_and_resumes),
 		cmocka_unit_test(every_failure_is_clean),
 		cmocka_unit_test(engine_failures_are_clean),

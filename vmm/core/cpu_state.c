@@ -56,6 +56,7 @@ void cpu_state_reset(struct cpu_state *s, bool is_bsp)
 	for (unsigned i = 0; i < ARRAY_SIZE(s->mtrr_fixed); i++)
 		s->mtrr_fixed[i] = 0x0606060606060606ull;
 	s->mp_state = is_bsp ? MP_RUNNING : MP_WAIT_SIPI;
+	s->kvm_poll = 1; /* the host polls until the guest says otherwise */
 	store_u16(s->xsave, FCW_RESET);
 	store_u32(s->xsave + 24, MXCSR_RESET);
 }

@@ -43,8 +43,10 @@ int vmm_move_vcpu(struct vm *vm, unsigned vcpu, unsigned pu, int host_node)
 	lock_take(h, &vm->lock);
 	if (c->thread)
 		err = h->ops->thread_bind(h->ctx, c->thread, &pus);
-	if (!err)
+	if (!err) {
 		note_move(&vm->plan, vcpu, pu, host_node);
+		halt_poll_set_limits(vm);
+	}
 	lock_release(h, &vm->lock);
 	if (!err)
 		vcpu_post(c, VCPU_MOVE);

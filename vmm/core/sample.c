@@ -17,6 +17,7 @@ struct sampler {
 static enum vcpu_stat seen(struct vcpu *c)
 {
 	switch (atomic_load(&c->mode)) {
+	case VCPU_POLLING:
 	case VCPU_SLEEPING:
 		return STAT_IDLE_US;
 	case VCPU_GUEST:

@@ -33,6 +33,9 @@
 	X(EXITS,	"exits",	"returns from guest code, those the kernel handles too") \
 	X(APIC,		"apic",		"local APIC accesses") \
 	X(HALTS,	"halts",	"times the vCPU went idle") \
+	X(POLLS,	"polls",	"of these, ended by work found before the thread slept") \
+	X(POLLS_MISSED,	"polls_missed",	"of these, polled for work in vain") \
+	X(POLL_NS,	"poll_ns",	"nanoseconds of polling for work") \
 	X(CPUID,	"cpuid",	"CPUID executed") \
 	X(MSR,		"msr",		"RDMSR and WRMSR executed") \
 	X(HYPERCALLS,	"hypercalls",	"VMCALL executed") \

@@ -86,34 +86,53 @@ static bool wait_skips(struct vcpu *c, uint64_t deadline_ns)
 	return true;
 }
 
-/*
- * Idle until an interrupt, an event or the local timer. The mode is published
- * before the last look at events and posted interrupts, so that a sender either
- * is seen here or sees a sleeper and rings; pairs with vcpu_post().
- */
-static void vcpu_wait(struct vcpu *c)
+/* Is there anything to do? If not, *host_ns is when the local timer makes some. */
+static bool has_work(struct vcpu *c, uint64_t *host_ns)
 {
 	struct vm *vm = c->vm;
-	const struct host *h = &vm->host;
+	uint64_t deadline_ns = HOST_FOREVER;
+
+	if (atomic_load(&c->events) || vm->engine->has_work(c, &deadline_ns) ||
+	    wait_skips(c, deadline_ns) || deadline_ns <= clock_now_ns(&vm->clock))
+		return true;
+	*host_ns = clock_host_deadline(&vm->clock, deadline_ns);
+	return false;
+}
+
+/*
+ * The mode is published before the last look at events and posted interrupts, so
+ * that a sender either is seen here or sees a sleeper and rings; pairs with
+ * vcpu_post().
+ */
+static void sleep_until_work(struct vcpu *c)
+{
+	const struct host *h = &c->vm->host;
+	uint64_t host_ns;
+	uint32_t bell;
+
+	atomic_store(&c->mode, VCPU_SLEEPING);
+	do {
+		bell = atomic_load(&c->doorbell);
+		if (has_work(c, &host_ns))
+			break;
+	} while (h->ops->wait(h->ctx, &c->doorbell, bell, host_ns) != -ETIMEDOUT);
+}
+
+/* Idle until an interrupt, an event or the local timer. */
+static void vcpu_wait(struct vcpu *c)
+{
+	const struct host *h = &c->vm->host;
+	uint64_t start_ns = h->ops->now_ns(h->ctx), end_ns, host_ns;
 
 	stat_add(&c->stats, STAT_HALTS, 1);
-	sched_dedicated.dequeue(&c->sched, h->ops->now_ns(h->ctx));
-	atomic_store(&c->mode, VCPU_SLEEPING);
-	for (;;) {
-		uint32_t bell = atomic_load(&c->doorbell);
-		uint64_t deadline_ns = HOST_FOREVER;
-
-		if (atomic_load(&c->events) || vm->engine->has_work(c, &deadline_ns) ||
-		    wait_skips(c, deadline_ns))
-			break;
-		if (deadline_ns <= clock_now_ns(&vm->clock))
-			break;
-		if (h->ops->wait(h->ctx, &c->doorbell, bell,
-				 clock_host_deadline(&vm->clock, deadline_ns)) == -ETIMEDOUT)
-			break;
-	}
+	sched_dedicated.dequeue(&c->sched, start_ns);
+	atomic_store(&c->mode, VCPU_POLLING);
+	if (!has_work(c, &host_ns) && !halt_poll(c, start_ns, host_ns))
+		sleep_until_work(c);
 	atomic_store(&c->mode, VCPU_OUTSIDE);
-	sched_dedicated.enqueue(&c->sched, h->ops->now_ns(h->ctx));
+	end_ns = h->ops->now_ns(h->ctx);
+	halt_poll_learn(&c->halt_poll, end_ns - start_ns);
+	sched_dedicated.enqueue(&c->sched, end_ns);
 }
 
 static int vcpu_handle_exit(struct vcpu *c, struct vcpu_exit *x)

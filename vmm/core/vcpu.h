@@ -9,6 +9,7 @@
 
 #include "core/cpu_state.h"
 #include "core/engine.h"
+#include "core/halt_poll.h"
 #include "core/host.h"
 #include "core/stats.h"
 #include "sched/sched.h"
@@ -37,7 +38,8 @@ enum vcpu_event {
 enum vcpu_mode {
 	VCPU_OUTSIDE, /* in the loop: looks at events before it goes on */
 	VCPU_GUEST,   /* inside engine->run() */
-	VCPU_SLEEPING /* in vcpu_wait() */
+	VCPU_POLLING, /* in vcpu_wait(), looking at events all the time */
+	VCPU_SLEEPING /* in vcpu_wait(), and has to be woken */
 };
 
 /* What an engine is doing in run(), in the order of STAT_CODE_US and on. */
@@ -90,6 +92,7 @@ struct vcpu {
 
 	/* The owner's. */
 	struct sched_entity sched;
+	struct halt_poll halt_poll;
 	int err;               /* why the loop ended */
 	_Atomic uint8_t doing; /* enum vcpu_doing; the sampler reads it */
 	struct vcpu_stats stats __cacheline;

@@ -110,6 +110,7 @@ static int create_vcpus(struct vm *vm)
 		vm->vcpu[i] = c;
 		vm->nr_vcpus++;
 	}
+	halt_poll_set_limits(vm);
 	return 0;
 }
 

@@ -10,6 +10,7 @@
 
 #define GRANULE_SHIFT   6
 #define PROVISIONAL_MAX 64
+#define ASKED_MAX       16
 #define WRITER_NOBODY   0
 #define WRITER_MANY     UINT16_MAX
 #define WAITS_FOR_ALL   UINT32_MAX
@@ -38,7 +39,8 @@ struct codemap {
 	uint64_t nr_pages;
 	size_t page_bytes, bytes;
 
-	_Atomic uint32_t generation; /* of requests to answer; under lock */
+	_Atomic uint32_t generation;       /* of requests to answer; under lock */
+	_Atomic uint64_t asked[ASKED_MAX]; /* the pages of the last, by generation; set before it */
 	_Atomic uint32_t nr_provisional;
 	_Atomic uint32_t invalidations; /* pages whose code has gone, so far */
 	struct lock lock;               /* a leaf */
@@ -203,7 +205,9 @@ static void slot_take(struct codemap *m, struct provisional *s, uint64_t gpa, ui
 	s->gpa = gpa;
 	s->used = true;
 	s->waits_for = writer == WRITER_MANY ? WAITS_FOR_ALL : writer - 1u;
-	s->generation = atomic_fetch_add(&m->generation, 1) + 1;
+	s->generation = atomic_load(&m->generation) + 1;
+	atomic_store(&m->asked[s->generation % ASKED_MAX], gpa);
+	atomic_store(&m->generation, s->generation);
 	for (i = 0; i < ARRAY_SIZE(s->copy); i++)
 		s->copy[i] = gmem_load_u64(&now[i]);
 	atomic_fetch_add(&m->nr_provisional, 1);
@@ -229,10 +233,15 @@ void codemap_answer(struct cpu *c)
 {
 	struct codemap *m = c->codemap;
 	uint32_t generation = atomic_load(&m->generation);
+	uint32_t before = atomic_load_explicit(&m->answered[c->vcpu->id], memory_order_relaxed);
 
-	if (atomic_load_explicit(&m->answered[c->vcpu->id], memory_order_relaxed) == generation)
+	if (before == generation)
 		return;
-	mmu_downgrade_code(c);
+	for (uint32_t g = before + 1; g != generation + 1 && g - before < ASKED_MAX; g++)
+		mmu_downgrade_page(c, atomic_load(&m->asked[g % ASKED_MAX]));
+	/* Too many, or the first of them may just have been replaced: all code, then. */
+	if (atomic_load(&m->generation) - before >= ASKED_MAX)
+		mmu_downgrade_code(c);
 	atomic_store(&m->answered[c->vcpu->id], generation);
 }
 
@@ -278,7 +287,7 @@ static bool become_code(struct cpu *c, struct code_page *p, uint64_t gpa, uint64
 	lock_release(&m->vm->host, &m->lock);
 
 	if (writer != WRITER_NOBODY && !others)
-		mmu_downgrade_code(c);
+		mmu_downgrade_page(c, gpa);
 	if (others)
 		tell(m, c, writer);
 	return s;

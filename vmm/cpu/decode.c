@@ -13,16 +13,17 @@
 
 /* --- registers ------------------------------------------------------------------ */
 
+/* Zydis names registers in order: 16 of 16 bits, 16 of 32, 16 of 64. */
+_Static_assert(ZYDIS_REGISTER_R15 - ZYDIS_REGISTER_AX == 47 &&
+		       ZYDIS_REGISTER_EAX - ZYDIS_REGISTER_AX == 16 &&
+		       ZYDIS_REGISTER_RAX - ZYDIS_REGISTER_AX == 32,
+	       "general registers lie together");
+
 uint8_t decode_gpr(ZydisRegister r)
 {
-	switch (ZydisRegisterGetClass(r)) {
-	case ZYDIS_REGCLASS_GPR16:
-	case ZYDIS_REGCLASS_GPR32:
-	case ZYDIS_REGCLASS_GPR64:
-		return (uint8_t)ZydisRegisterGetId(r);
-	default:
-		return OP_NO_REG;
-	}
+	unsigned n = (unsigned)r - ZYDIS_REGISTER_AX;
+
+	return n < 3 * GPR_COUNT ? (uint8_t)(n % GPR_COUNT) : OP_NO_REG;
 }
 
 uint8_t decode_seg(ZydisRegister r)
@@ -59,7 +60,7 @@ uint8_t decode_reg(const struct decoding *d, unsigned operand)
 {
 	ZydisRegister r = d->operand[operand].reg.value;
 
-	return ZydisRegisterGetClass(r) == ZYDIS_REGCLASS_GPR8 ? byte_reg(r) : decode_gpr(r);
+	return decode_is_gpr8(r) ? byte_reg(r) : decode_gpr(r);
 }
 
 enum shape decode_shape(struct decoding *d)

@@ -75,6 +75,11 @@ enum shape decode_shape(struct decoding *d);
 bool decode_has_isa(const struct cpu *c, ZydisISASet isa);
 /* Numbers of general (any width) and segment registers; OP_NO_REG and SEG_DS for none. */
 uint8_t decode_gpr(ZydisRegister r);
+
+static inline bool decode_is_gpr8(ZydisRegister r)
+{
+	return r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_R15B;
+}
 uint8_t decode_seg(ZydisRegister r);
 /* A register operand as integer handlers want it. */
 uint8_t decode_reg(const struct decoding *d, unsigned operand);

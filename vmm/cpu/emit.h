@@ -141,6 +141,11 @@ static inline void emit_mem(struct emit *e, unsigned reg, unsigned base, unsigne
 static inline void emit_lea(struct emit *e, bool w, unsigned dst, unsigned base, unsigned index,
 			    unsigned shift, int32_t disp)
 {
+	if (w && index == H_NONE && base != H_NONE && !disp) { /* renamed, not executed */
+		if (dst != base)
+			emit_rr(e, true, 0x89, base, dst);
+		return;
+	}
 	emit_rex(e, w, dst, index == H_NONE ? 0 : index, base == H_NONE ? 0 : base);
 	emit_u8(e, 0x8d);
 	emit_mem(e, dst, base, index, shift, disp);
@@ -172,6 +177,13 @@ static inline void emit_shift(struct emit *e, bool w, unsigned op, unsigned reg,
 	emit_u8(e, 0xc1);
 	emit_u8(e, 0xc0 | op << 3 | (reg & 7));
 	emit_u8(e, by);
+}
+
+static inline void emit_neg(struct emit *e, unsigned reg)
+{
+	emit_rex(e, true, 0, 0, reg);
+	emit_u8(e, 0xf7);
+	emit_u8(e, 0xd8 | (reg & 7));
 }
 
 static inline void emit_push(struct emit *e, unsigned reg)

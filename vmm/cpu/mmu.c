@@ -422,6 +422,18 @@ void mmu_downgrade_code(struct cpu *c)
 	}
 }
 
+/* Thousands of pages become code while a kernel boots: entries of others are not touched. */
+void mmu_downgrade_page(struct cpu *c, uint64_t gpa)
+{
+	const uint64_t *page = c->mmu->page;
+
+	xlat_forget_pages(c);
+	gpa &= PAGE_MASK;
+	for (unsigned i = 0; i < TLB_ENTRIES; i++)
+		if (unlikely(page[i] == gpa))
+			c->tlb[i].write = TLB_INVALID;
+}
+
 /* --- page walks ---------------------------------------------------------------- */
 
 static bool walk_failed(struct walk *w, uint32_t error)

@@ -87,6 +87,8 @@ void mmu_switch(struct cpu *c, bool flush);
 bool mmu_pdptes_valid(const struct cpu *c, uint64_t cr3);
 /* VCPU_CODE: drop write tags of pages that have become code (codemap.h). */
 void mmu_downgrade_code(struct cpu *c);
+/* The same, of one page. */
+void mmu_downgrade_page(struct cpu *c, uint64_t gpa);
 
 static inline struct tlb_entry *tlb_slot(struct cpu *c, uint64_t gva)
 {

@@ -279,6 +279,13 @@ static bool set_eoi(struct cpu *c, uint64_t v)
 	return true;
 }
 
+/* A guest that polls by itself wants HLT to sleep. */
+static void set_poll(struct cpu *c, uint64_t v)
+{
+	c->s.kvm_poll = v;
+	c->vcpu->halt_poll.refused = !v;
+}
+
 bool pv_rdmsr(struct cpu *c, uint32_t msr, uint64_t *v, bool *ok)
 {
 	*ok = true;
@@ -322,10 +329,10 @@ bool pv_wrmsr(struct cpu *c, uint32_t msr, uint64_t v, bool *ok)
 	case MSR_KVM_EOI_EN:
 		*ok = set_eoi(c, v);
 		return true;
-	case MSR_KVM_POLL_CONTROL: /* we never poll: HLT sleeps */
+	case MSR_KVM_POLL_CONTROL:
 		*ok = !(v & ~1ull);
 		if (*ok)
-			c->s.kvm_poll = v;
+			set_poll(c, v);
 		return true;
 	default:
 		return false;
@@ -344,6 +351,7 @@ void pv_restore(struct cpu *c)
 		c->pv->steal = NULL;
 	if (!set_page(c, s->kvm_eoi, PV_ENABLE, EOI_BYTES, &c->pv->eoi))
 		c->pv->eoi = NULL;
+	set_poll(c, s->kvm_poll & 1);
 	pv_clock_update(c);
 }
 

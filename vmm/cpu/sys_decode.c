@@ -35,7 +35,8 @@ static void rm_then_reg(operand *p, struct op *o)
 	take_reg(&p[1], &o->reg);
 }
 
-static sys_fn *decode_mov(operand *p, struct op *o)
+/* Most are of the other kinds; these are 8C, 8E and 0F 20 to 0F 23. */
+static sys_fn *decode_mov(const ZydisDecodedInstruction *insn, operand *p, struct op *o)
 {
 	static const struct {
 		ZydisRegisterClass class;
@@ -46,6 +47,8 @@ static sys_fn *decode_mov(operand *p, struct op *o)
 		{ ZYDIS_REGCLASS_SEGMENT, sys_mov_to_sreg, sys_mov_from_sreg },
 	};
 
+	if (insn->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (insn->opcode & 0xfd) != 0x8c)
+		return NULL;
 	for (unsigned i = 0; i < ARRAY_SIZE(special); i++) {
 		if (is_class(&p[0], special[i].class)) {
 			reg_then_rm(p, o);
@@ -162,7 +165,7 @@ static sys_fn *decode_operands(const ZydisDecodedInstruction *insn, operand *p, 
 {
 	/* clang-format off */
 	switch (insn->mnemonic) {
-	case ZYDIS_MNEMONIC_MOV:	return decode_mov(p, o);
+	case ZYDIS_MNEMONIC_MOV:	return decode_mov(insn, p, o);
 	case ZYDIS_MNEMONIC_PUSH:	return decode_stack(p, o, sys_push_sreg);
 	case ZYDIS_MNEMONIC_POP:	return decode_stack(p, o, sys_pop_sreg);
 	case ZYDIS_MNEMONIC_JMP:	return decode_far(insn, p, o, sys_jmp_far);

@@ -55,14 +55,21 @@ static void choose(struct encoder *x, unsigned ext_reg, unsigned ext_rm, unsigne
 }
 
 /* Displacements of one byte are scaled in EVEX encodings: those take four. */
-static void put_indexed(struct encoder *x, unsigned field)
+static void put_disp32(struct encoder *x, unsigned field)
 {
 	int32_t disp = x->e->disp32;
 	bool evex = x->insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
 	bool small = disp == (int8_t)disp && !evex;
+	unsigned mod = small ? 0x40u : 0x80u;
 
-	put(x, (small ? 0x40u : 0x80u) | field | MODRM_SIB);
-	put(x, (unsigned)x->e->shift << 6 | (x->e->index & 7u) << 3 | (x->rm & 7u));
+	if (x->e->has_index) {
+		put(x, mod | field | MODRM_SIB);
+		put(x, (unsigned)x->e->shift << 6 | (x->e->index & 7u) << 3 | (x->rm & 7u));
+	} else {
+		put(x, mod | field | (x->rm & 7u));
+		if ((x->rm & 7u) == MODRM_SIB)
+			put(x, SIB_PLAIN);
+	}
 	put(x, (uint8_t)disp);
 	for (unsigned shift = 8; !small && shift < 32; shift += 8)
 		put(x, (uint8_t)((uint32_t)disp >> shift));
@@ -83,8 +90,8 @@ static void put_modrm(struct encoder *x)
 		put(x, 0xc0 | field | rm);
 		return;
 	}
-	if (x->e->has_index) {
-		put_indexed(x, field);
+	if (x->e->has_index || x->e->disp32) {
+		put_disp32(x, field);
 		return;
 	}
 	disp8 = x->e->has_disp || rm == NO_BASE;

@@ -32,8 +32,8 @@ struct x86enc {
 	bool has_disp;
 	int8_t disp; /* raw: the processor scales it in EVEX encodings */
 	bool has_index;
-	uint8_t index, shift; /* [base + (index << shift) + disp32] */
-	int32_t disp32;
+	uint8_t index, shift; /* [base + (index << shift) + disp32], */
+	int32_t disp32;       /* or [base + disp32], if that is not zero */
 	bool clear_w;
 	enum x86enc_opsize opsize;
 };

@@ -272,6 +272,11 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, boo
 	return b;
 }
 
+bool xlat_knows(struct cpu *c, uint64_t hva)
+{
+	return xblock_find(c, hva, false);
+}
+
 /* The block at s.rip. NULL: a fault is pending. */
 static struct xblock *xblock_get(struct cpu *c, bool plain)
 {
@@ -344,11 +349,21 @@ static void enter(struct cpu *c, const struct xblock *b)
 	hide_host_addresses(c);
 }
 
+/* The block, and its edge, to which xwhat_edge() has led. */
+static struct xblock *left_block(const struct cpu *c)
+{
+	return &c->xlat->block[c->x.what / XBLOCK_EDGES];
+}
+
+static struct xedge *left_edge(const struct cpu *c)
+{
+	return &left_block(c)->edge[c->x.what % XBLOCK_EDGES];
+}
+
 /* A jump within its page that is not linked yet. */
-static struct xblock *follow_edge(struct cpu *c, struct xblock *from, unsigned edge)
+static struct xblock *follow_edge(struct cpu *c, struct xblock *from, struct xedge *g)
 {
 	struct xlat *x = c->xlat;
-	struct xedge *g = &from->edge[edge];
 	uint64_t hva = (from->hva & PAGE_MASK) + g->target;
 	unsigned flushes = x->flushes;
 	struct xblock *to;
@@ -436,15 +451,14 @@ enum xlat_result xlat_run(struct cpu *c)
 			c->s.rip = c->block_rip + xwhat_off(c->x.what);
 			return XLAT_ATTEND;
 		case XEXIT_ATTEND_EDGE:
-			c->s.rip =
-				c->block_rip + x->block[c->x.what / 2].edge[c->x.what % 2].target;
+			c->s.rip = c->block_rip + left_edge(c)->target;
 			return XLAT_ATTEND;
 		case XEXIT_STALE:
 			x->block[c->x.what].version--; /* dead */
 			b = xblock_get(c, false);
 			break;
 		case XEXIT_EDGE:
-			b = follow_edge(c, &x->block[c->x.what / 2], c->x.what % 2);
+			b = follow_edge(c, left_block(c), left_edge(c));
 			break;
 		default:
 			c->s.rip = c->block_rip + xwhat_off(c->x.what);
@@ -498,7 +512,7 @@ bool xlat_host_fault(struct cpu *c, struct host_fault *f)
 	if (m->flags == FLAGS_HOST)
 		c->fl = (f->rflags & 0xd5) << 8 | ((f->rflags >> 11) & 1);
 	c->x.why = XEXIT_INTERP;
-	c->x.what = xwhat(m->off, m->index);
+	c->x.what = xwhat(m->off, m->retired);
 	f->pc = x->tramp.leave;
 	return true;
 }

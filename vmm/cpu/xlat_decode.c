@@ -16,7 +16,7 @@ bool xlat_is_high_byte(ZydisRegister r)
 /* The number of a general register of any width, or OP_NO_REG. */
 uint8_t xlat_gpr(ZydisRegister r)
 {
-	if (ZydisRegisterGetClass(r) != ZYDIS_REGCLASS_GPR8)
+	if (!decode_is_gpr8(r))
 		return decode_gpr(r);
 	if (xlat_is_high_byte(r))
 		return (uint8_t)(r - ZYDIS_REGISTER_AH);
@@ -24,19 +24,20 @@ uint8_t xlat_gpr(ZydisRegister r)
 					       : r - ZYDIS_REGISTER_SPL + 4);
 }
 
+static bool between(ZydisRegister r, ZydisRegister first, ZydisRegister last)
+{
+	return r >= first && r <= last;
+}
+
+_Static_assert(ZYDIS_REGISTER_ZMM31 - ZYDIS_REGISTER_XMM0 >= 3 * 32 - 1,
+	       "XMM, YMM and ZMM follow each other");
+
 static bool is_vec(ZydisRegister r)
 {
-	switch (ZydisRegisterGetClass(r)) {
-	case ZYDIS_REGCLASS_MMX:
-	case ZYDIS_REGCLASS_XMM:
-	case ZYDIS_REGCLASS_YMM:
-	case ZYDIS_REGCLASS_ZMM:
-	case ZYDIS_REGCLASS_X87:
-	case ZYDIS_REGCLASS_MASK:
-		return true;
-	default:
-		return false;
-	}
+	return between(r, ZYDIS_REGISTER_XMM0, ZYDIS_REGISTER_ZMM31) ||
+	       between(r, ZYDIS_REGISTER_ST0, ZYDIS_REGISTER_ST7) ||
+	       between(r, ZYDIS_REGISTER_MM0, ZYDIS_REGISTER_MM7) ||
+	       between(r, ZYDIS_REGISTER_K0, ZYDIS_REGISTER_K7);
 }
 
 /* All that computes on vectors and opmasks; whole states and gathers have other operands. */
@@ -443,10 +444,28 @@ static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 	return true;
 }
 
+/*
+ * Does the block go on behind @n, which is the last so far? It may behind a call, where that
+ * returns, and where a conditional jump is not taken; but not where a loop ends. So many
+ * @edges have been used, and two have to remain.
+ */
+static bool goes_on(const struct gen *g, const struct insn *n, unsigned *edges)
+{
+	unsigned next = n->off + n->z.length;
+
+	if (!xlat_ends_block(n->kind))
+		return true;
+	if ((n->kind != K_CALL && n->kind != K_JCC) || next >= PAGE_SIZE || g->crosses)
+		return false;
+	if (n->kind == K_JCC && n->operand[0].imm.value.s <= 0)
+		return false;
+	return ++*edges <= XBLOCK_EDGES - 2 && !xlat_knows(g->c, (g->b->hva & PAGE_MASK) + next);
+}
+
 /* Returns the offset behind the last instruction. */
 static unsigned decode_insns(struct gen *g, uint64_t page_gpa)
 {
-	unsigned off = (unsigned)(g->b->hva & ~PAGE_MASK);
+	unsigned off = (unsigned)(g->b->hva & ~PAGE_MASK), edges = 0;
 
 	g->nr_insns = 0;
 	g->crosses = false;
@@ -454,7 +473,7 @@ static unsigned decode_insns(struct gen *g, uint64_t page_gpa)
 		const struct insn *n = &g->insn[g->nr_insns - 1];
 
 		off += n->z.length;
-		if (xlat_ends_block(n->kind))
+		if (!goes_on(g, n, &edges))
 			break;
 	}
 	/* Its shadow: nothing may come between STI and what follows, a HLT perhaps. */
@@ -479,6 +498,8 @@ static void find_live_flags(struct gen *g)
 	for (i = g->nr_insns; i-- > 0;) {
 		struct insn *n = &g->insn[i];
 
+		if (xlat_ends_block(n->kind))
+			live = FLAGS_ALL; /* they are wanted where else it may lead */
 		n->live_out = live;
 		live = (uint16_t)((live & ~n->kills) | n->reads);
 		if (exact && may_fault(n))
@@ -508,6 +529,7 @@ struct group {
 	const struct insn *at; /* whose it is */
 	int32_t leader_delta;  /* of the register, since the groups of it began */
 	int32_t lo, hi;
+	bool apart; /* a jump out of the block has come since */
 };
 
 struct groups {
@@ -518,6 +540,7 @@ struct groups {
 	uint16_t unknown; /* registers that have got another value */
 	uint16_t ended;   /* registers that had a group already */
 	uint16_t roaming; /* registers that may be anywhere next time: see find_roaming() */
+	bool apart;       /* the block may have been left by now */
 };
 
 /*
@@ -584,6 +607,10 @@ static bool group_takes(const struct groups *s, const struct group *p, int32_t l
 
 	if (MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX)
 		return false;
+	/* What may not be executed shall not make the look-up fail: the stack is known. */
+	if (p->apart && ((write && !a->write) ||
+			 ((lo < p->lo || hi > p->hi) && a->base != RSP && a->base != RBP)))
+		return false;
 	if (write && !a->write && s->g->c->vm->cfg.exact_flags)
 		return false; /* the page would be dirty too early */
 	return !s->g->b->plain && (a->leads || s->nr_slots < XSLOTS);
@@ -597,9 +624,9 @@ static void group_begin(struct groups *s, const struct insn *n, struct access *a
 	while (p->leader && p < &s->open[a->base][GROUPS_OPEN - 1])
 		p++;
 	group_end(s, p);
-	*p = (struct group){ a, n, s->delta[a->base], lo, hi };
+	*p = (struct group){ a, n, s->delta[a->base], lo, hi, false };
 	a->write = write;
-	a->at_head = !(s->unknown & BIT(a->base));
+	a->at_head = !(s->unknown & BIT(a->base)) && !s->apart;
 	a->from = a->disp;
 	a->bytes = (uint16_t)(hi - lo);
 }
@@ -650,6 +677,8 @@ static void note_operand(struct groups *s, struct insn *n)
 		n->at.page = page_of_place(s->g, n, write);
 	n->at.write = write;
 	n->at.bytes = p->size / 8u;
+	n->at.base_moved = delta_of(s, p->mem.base);
+	n->at.index_moved = delta_of(s, p->mem.index);
 	n->at.from_head = (int32_t)(delta_of(s, p->mem.base) +
 				    (uint32_t)delta_of(s, p->mem.index) * p->mem.scale);
 	if (n->z.address_width != 64 || p->mem.index != ZYDIS_REGISTER_NONE ||
@@ -713,12 +742,19 @@ static uint8_t moved_register(const struct insn *n, int32_t *by)
 	return imm == (int16_t)imm ? xlat_gpr(p[0].reg.value) : OP_NO_REG;
 }
 
-/* Does @n give its destination a value that is about the same each time? */
+/*
+ * Does @n give its destination a value that is about the same each time? A small number, as
+ * indexes of small tables are, is.
+ */
 static bool sets_steadily(const struct insn *n)
 {
 	const ZydisDecodedOperand *p = n->operand;
 
 	switch (n->z.mnemonic) {
+	case ZYDIS_MNEMONIC_MOVZX:
+		return p[1].size == 8;
+	case ZYDIS_MNEMONIC_AND:
+		return p[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && p[1].imm.value.u < 512;
 	case ZYDIS_MNEMONIC_POP:
 	case ZYDIS_MNEMONIC_LEAVE:
 		return true;
@@ -736,28 +772,33 @@ static bool sets_steadily(const struct insn *n)
 	}
 }
 
+/* Which of them @n writes, but for those that it moves, or sets to about the same. */
+static uint16_t writes_anything(const struct insn *n)
+{
+	uint16_t regs = 0;
+	int32_t by;
+
+	if (moved_register(n, &by) != OP_NO_REG || sets_steadily(n))
+		return 0;
+	for (unsigned i = 0; i < n->z.operand_count; i++) {
+		const ZydisDecodedOperand *p = &n->operand[i];
+
+		if (p->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    (p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+		    xlat_gpr(p->reg.value) != OP_NO_REG && xlat_gpr(p->reg.value) != RSP)
+			regs |= (uint16_t)BIT(xlat_gpr(p->reg.value));
+	}
+	return regs;
+}
+
 /*
  * Registers that the block computes or loads are not likely to point to the same page
  * next time: a list's next node, an index out of a hash. The TLB knows more pages.
  */
 static void find_roaming(struct groups *s)
 {
-	int32_t by;
-
-	for (unsigned i = 0; i < s->g->nr_insns; i++) {
-		const struct insn *n = &s->g->insn[i];
-
-		if (moved_register(n, &by) != OP_NO_REG || sets_steadily(n))
-			continue;
-		for (unsigned j = 0; j < n->z.operand_count; j++) {
-			const ZydisDecodedOperand *p = &n->operand[j];
-
-			if (p->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-			    (p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
-			    xlat_gpr(p->reg.value) != OP_NO_REG && xlat_gpr(p->reg.value) != RSP)
-				s->roaming |= (uint16_t)BIT(xlat_gpr(p->reg.value));
-		}
-	}
+	for (unsigned i = 0; i < s->g->nr_insns; i++)
+		s->roaming |= writes_anything(&s->g->insn[i]);
 }
 
 static void note_writes(struct groups *s, const struct insn *n)
@@ -775,7 +816,26 @@ static void note_writes(struct groups *s, const struct insn *n)
 		if (gpr == OP_NO_REG)
 			continue;
 		groups_end(s, gpr);
+		s->roaming &= (uint16_t)~BIT(gpr);
 	}
+	s->roaming |= writes_anything(n);
+}
+
+/* Whoever was called may have done anything. */
+static void note_called(struct groups *s)
+{
+	for (unsigned i = 0; i < GPR_COUNT; i++)
+		groups_end(s, i);
+	s->ended = 0;
+	s->nr_slots = 0;
+}
+
+/* What comes next is not always executed. */
+static void note_way_out(struct groups *s)
+{
+	s->apart = true;
+	for (unsigned i = 0; i < GPR_COUNT * GROUPS_OPEN; i++)
+		s->open[i / GROUPS_OPEN][i % GROUPS_OPEN].apart = true;
 }
 
 static void note_insn(struct groups *s, struct insn *n)
@@ -789,9 +849,15 @@ static void note_insn(struct groups *s, struct insn *n)
 	else if (n->mem >= 0 && n->kind != K_LEA)
 		note_operand(s, n);
 	switch (n->kind) {
+	case K_CALL:
+		note_stack(s, n, RSP, -8, true);
+		note_called(s);
+		return;
+	case K_JCC:
+		note_way_out(s);
+		return;
 	case K_PUSH:
 	case K_PUSHF:
-	case K_CALL:
 		note_stack(s, n, RSP, -8, true);
 		s->delta[RSP] -= 8;
 		return;
@@ -831,7 +897,7 @@ static bool take_page(uint64_t *taken, struct access *a)
 
 /*
  * No two look-ups of a block may share a slot: between a leader and its followers it
- * has to stay what it is.
+ * has to stay what it is. No group survives a call.
  */
 static void part_pages(struct gen *g)
 {
@@ -855,6 +921,8 @@ static void part_pages(struct gen *g)
 			if (tries == NR_PLACES)
 				a->page = -1;
 		}
+		if (n->kind == K_CALL)
+			memset(taken, 0, sizeof(taken));
 	}
 }
 

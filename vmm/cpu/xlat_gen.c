@@ -176,7 +176,10 @@ struct cold *xgen_cold(struct gen *g, enum cold_kind kind)
 {
 	struct cold *k = &g->cold[g->nr_cold++];
 
-	*k = (struct cold){ .kind = kind, .flags = g->flags, .index = (uint8_t)g->index };
+	*k = (struct cold){ .kind = kind,
+			    .flags = g->flags,
+			    .index = (uint8_t)g->index,
+			    .retired = (uint8_t)xgen_retired(g) };
 	return k;
 }
 
@@ -311,10 +314,52 @@ static struct place emit_simple(struct gen *g, struct insn *n, const struct acce
 	return (struct place){ (uint8_t)base, S2, 0, disp };
 }
 
+/*
+ * r11 has what to add to the address. With the base added to it, it becomes one; the
+ * index stays where it is, so that the operand does not wait for what has been looked up.
+ */
+static struct place add_base(struct gen *g, const struct insn *n)
+{
+	const ZydisDecodedOperand *p = &n->operand[n->mem];
+	struct place at = { S2, H_NONE, 0, (int32_t)p->mem.disp.value };
+	struct emit *e = g->e;
+
+	if (p->mem.base == ZYDIS_REGISTER_RIP) {
+		emit_gs(e, true, 0x03, S2, CPU_OFF(block_rip)); /* add */
+		emit_lea(e, true, S2, S2, H_NONE, 0, n->off + n->z.length);
+	} else if (p->mem.base != ZYDIS_REGISTER_NONE) {
+		unsigned base = xhome(decode_gpr(p->mem.base));
+
+		if (base == H_NONE)
+			emit_gs(e, true, 0x03, S2, GPR_OFF(decode_gpr(p->mem.base)));
+		else
+			emit_rr(e, true, 0x01, base, S2);
+	}
+	if (p->mem.segment == ZYDIS_REGISTER_FS)
+		emit_gs(e, true, 0x03, S2, CPU_OFF(s.seg[SEG_FS].base));
+	if (p->mem.segment == ZYDIS_REGISTER_GS)
+		emit_gs(e, true, 0x03, S2, CPU_OFF(s.seg[SEG_GS].base));
+	if (p->mem.index != ZYDIS_REGISTER_NONE) {
+		at.index = (uint8_t)xhome(decode_gpr(p->mem.index));
+		at.shift = (uint8_t)__builtin_ctz(p->mem.scale);
+	}
+	return at;
+}
+
+/* Can the parts of the address be added one by one? */
+static bool parts_add_up(const struct insn *n)
+{
+	const ZydisDecodedOperand *p = &n->operand[n->mem];
+
+	return n->z.address_width == 64 && p->mem.disp.value == (int32_t)p->mem.disp.value &&
+	       (p->mem.index == ZYDIS_REGISTER_NONE || xhome(decode_gpr(p->mem.index)) != H_NONE);
+}
+
 /* The memory operand. Its place is good until r11 is used again. */
 struct place xgen_operand(struct gen *g, struct insn *n, bool write)
 {
 	unsigned bytes = n->operand[n->mem].size / 8u;
+	bool parts = parts_add_up(n);
 	uint8_t *retry;
 
 	if (n->at.simple)
@@ -327,11 +372,17 @@ struct place xgen_operand(struct gen *g, struct insn *n, bool write)
 	xtally_begin(g->x, XTALLY_HOT);
 	xgen_address(g, n, S2, S1);
 	if (n->at.page >= 0) {
-		xgen_page_check(g, n, &n->at, n->at.page, bytes, write, S2, S1, retry);
+		xgen_page_check(g, n, &n->at, n->at.page, bytes, write, S2, parts ? S2 : S1, retry);
+		if (parts) {
+			emit_gs_load(g->e, S2, xaddend_off(n->at.page));
+			return add_base(g, n);
+		}
 		emit_gs(g->e, true, 0x03, S2, xaddend_off(n->at.page)); /* add */
 		return (struct place){ S2, H_NONE, 0, 0 };
 	}
 	emit_probe(g, n, NULL, bytes, write, retry);
+	if (parts)
+		return add_base(g, n);
 	xgen_address(g, n, S1, H_NONE);
 	emit_lea(g->e, true, S2, S2, S1, 0, 0);
 	return (struct place){ S2, H_NONE, 0, 0 };
@@ -679,7 +730,7 @@ static bool emit_rep(struct gen *g, struct insn *n)
 	unsigned shift = n->z.opcode & 1 ? (unsigned)__builtin_ctz(n->z.operand_width / 8u) : 0;
 
 	xgen_spill_flags(g, n->live_in);
-	emit_gs_imm32(g->e, CPU_OFF(x.what), xwhat(n->off, g->index));
+	emit_gs_imm32(g->e, CPU_OFF(x.what), xwhat(n->off, xgen_retired(g)));
 	emit_mov_imm(g->e, S1, shift);
 	emit_call(g->e, g->x->tramp.rep[stores]);
 	return true;
@@ -714,7 +765,7 @@ static void cold_address(struct gen *g, const struct cold *k)
 
 static void cold_fill(struct gen *g, const struct cold *k)
 {
-	uint32_t what = xwhat(k->insn->off, k->index);
+	uint32_t what = xwhat(k->insn->off, k->retired);
 	struct emit *e = g->e;
 
 	cold_address(g, k);
@@ -747,10 +798,9 @@ static void emit_cold(struct gen *g)
 		[COLD_FILL] = XTALLY_FILL,     [COLD_PAGE] = XTALLY_PAGE,
 		[COLD_EDGE] = XTALLY_LINK,     [COLD_FAR] = XTALLY_HOT,
 		[COLD_STOP] = XTALLY_LEAVE,    [COLD_LOOKUP] = XTALLY_LOOKUP,
-		[COLD_CALL] = XTALLY_LEAVE,    [COLD_RIP] = XTALLY_LEAVE,
-		[COLD_RETURN] = XTALLY_LOOKUP, [COLD_BLOCK_RIP] = XTALLY_HOT,
-		[COLD_INTERP] = XTALLY_LEAVE,  [COLD_ATTEND] = XTALLY_LEAVE,
-		[COLD_STALE] = XTALLY_LEAVE,
+		[COLD_CALL] = XTALLY_LEAVE,    [COLD_RETURN] = XTALLY_LOOKUP,
+		[COLD_BLOCK_RIP] = XTALLY_HOT, [COLD_INTERP] = XTALLY_LEAVE,
+		[COLD_ATTEND] = XTALLY_LEAVE,  [COLD_STALE] = XTALLY_LEAVE,
 	};
 	unsigned i;
 
@@ -762,9 +812,9 @@ static void emit_cold(struct gen *g)
 		if (k->kind == COLD_FILL || k->kind == COLD_PAGE)
 			cold_fill(g, k);
 		else if (k->kind == COLD_INTERP)
-			xgen_exit(g, XEXIT_INTERP, xwhat(g->insn[k->index].off, k->index));
+			xgen_exit(g, XEXIT_INTERP, xwhat(g->insn[k->index].off, k->retired));
 		else if (k->kind == COLD_STOP)
-			xgen_exit(g, XEXIT_INTERP, xwhat((unsigned)(g->b->hva & ~PAGE_MASK), 0));
+			xgen_exit(g, XEXIT_INTERP, xwhat((unsigned)k->target, 0));
 		else if (k->kind == COLD_STALE)
 			cold_stale(g);
 		else if (k->kind == COLD_ATTEND)
@@ -849,50 +899,49 @@ static bool emit_insn(struct gen *g, struct insn *n)
 	return true;
 }
 
-/*
- * CLOCK_ICOUNT stops at exact instructions: where the block would run past it, the
- * interpreter goes on. Flags are in c->fl.
- */
-static void emit_stop(struct gen *g)
+/* Where the block would run past it, the interpreter goes on at @off. Flags are in c->fl. */
+void xgen_stop(struct gen *g, unsigned off)
 {
 	struct emit *e = g->e;
 
 	emit_gs_load(e, S1, CPU_OFF(insns));
-	emit_lea(e, true, S1, S1, H_NONE, 0, (int32_t)g->nr_insns);
+	emit_lea(e, true, S1, S1, H_NONE, 0, (int32_t)(g->nr_insns - g->counted));
 	emit_gs(e, true, 0x3b, S1, CPU_OFF(insns_stop));
-	xgen_cold_if(g, COLD_STOP, CC_A);
+	xgen_cold_if(g, COLD_STOP, CC_A)->target = (int32_t)off;
 }
 
+/* Who comes through the jump cache has not looked at attention: it is done here. */
 static void emit_entries(struct gen *g)
 {
 	struct emit *e = g->e;
 	struct xblock *b = g->b;
-	uint8_t *over;
 
 	b->enter_jump = emit_here(e);
 	xtally_begin(g->x, XTALLY_HOT);
 	emit_gs(e, true, 0x2b, S1, CPU_OFF(x.jump_key)); /* sub */
 	emit_alu_imm(e, true, ALU_AND, S1, (uint32_t)PAGE_MASK);
 	emit_gs_store(e, S1, CPU_OFF(block_rip));
-	over = emit_jmp(e, 0);
-	if (!b->flags_live && !g->c->icount && !g->c->vm->cfg.exact_flags) {
+	if (!b->flags_live && !g->c->icount && !g->c->vm->cfg.exact_flags)
 		b->enter_poll = emit_here(e);
-		xtally_begin(g->x, XTALLY_HOT);
-		xgen_poll(g);
-		b->enter_host = b->enter_mem = emit_here(e);
-		xtally_begin(g->x, XTALLY_HOT);
-		emit_patch(e, over, b->enter_mem);
-		return;
-	}
-	b->enter_host = emit_here(e);
 	xtally_begin(g->x, XTALLY_HOT);
-	xgen_save_flags(e);
-	b->enter_mem = emit_here(e);
+	xgen_poll(g);
+	b->enter_host = b->enter_mem = emit_here(e);
 	xtally_begin(g->x, XTALLY_HOT);
-	emit_patch(e, over, b->enter_mem);
-	g->flags = FLAGS_MEM;
+	if (!b->enter_poll)
+		g->flags = FLAGS_MEM;
 	if (g->c->icount)
-		emit_stop(g);
+		xgen_stop(g, (unsigned)(b->hva & ~PAGE_MASK));
+}
+
+/* For blocks that want their flags. */
+static void emit_enter_host(struct gen *g)
+{
+	if (g->b->enter_poll)
+		return;
+	g->b->enter_host = emit_here(g->e);
+	xtally_begin(g->x, XTALLY_HOT);
+	xgen_save_flags(g->e);
+	emit_jmp(g->e, g->b->enter_mem);
 }
 
 /*
@@ -952,7 +1001,7 @@ static void add_mark(struct gen *g, unsigned off)
 		.code = (uint32_t)(emit_here(g->e) - g->b->enter_jump),
 		.off = (uint16_t)off,
 		.flags = FLAGS_MEM,
-		.index = (uint8_t)g->index,
+		.retired = (uint8_t)xgen_retired(g),
 	};
 }
 
@@ -961,7 +1010,7 @@ static void emit_interp(struct gen *g, unsigned off)
 {
 	xgen_spill_flags(g, FLAGS_ALL);
 	xtally_begin(g->x, XTALLY_LEAVE);
-	xgen_exit(g, XEXIT_INTERP, xwhat(off, g->index));
+	xgen_exit(g, XEXIT_INTERP, xwhat(off, xgen_retired(g)));
 }
 
 bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_gpa)
@@ -979,7 +1028,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	g->vec_live = false;
 	g->held = g->sp_lag = 0;
 	g->loop = (struct loop){ .on = false };
-	g->index = 0;
+	g->index = g->counted = g->nr_edges = 0;
 	end = xlat_decode(g, page_gpa);
 	g->flags = b->flags_live ? FLAGS_MEM : FLAGS_DEAD;
 	emit_entries(g);
@@ -1010,24 +1059,28 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 			open = false;
 			break;
 		}
-		open = !xlat_ends_block(n->kind);
 	}
+	open &= !i || !xlat_ends_block(g->insn[i - 1].kind);
 	b->nr_insns = (uint8_t)i;
 	g->index = i;
 	xgen_move_stack(g, 0);
 	if (open && (end >= PAGE_SIZE || i == XBLOCK_INSNS || (i && g->crosses))) {
 		xgen_count(g, i);
-		xjump_edge(g, 0, 16, (int32_t)end);
+		xjump_edge(g, 16, (int32_t)end);
 	} else if (open) {
 		emit_interp(g, end);
 	}
 	emit_cold(g);
+	emit_enter_host(g);
 	xtally_end(g->x);
 
 	while ((uintptr_t)g->e->p & 7)
 		emit_u8(g->e, 0xcc);
 	b->marks = (const struct xmark *)(const void *)g->e->p;
 	memcpy(g->e->p, g->mark, b->nr_marks * sizeof(g->mark[0]));
-	g->e->p += ALIGN_UP(b->nr_marks * sizeof(g->mark[0]), 16);
+	g->e->p += ALIGN_UP(b->nr_marks * sizeof(g->mark[0]), 8);
+	b->edge = (struct xedge *)(void *)g->e->p;
+	memcpy(b->edge, g->edge, g->nr_edges * sizeof(g->edge[0]));
+	g->e->p += ALIGN_UP(g->nr_edges * sizeof(g->edge[0]), 16);
 	return true;
 }

@@ -63,7 +63,8 @@ struct access {
 	int32_t from_head; /* the same, with registers as the block found them */
 	uint16_t bytes;
 	enum hoist hoist;
-	bool at_head; /* looked up at the block's begin */
+	bool at_head;                 /* looked up at the block's begin */
+	bool base_moved, index_moved; /* since then, by a known amount */
 };
 
 #define XSLOTS 8
@@ -98,7 +99,6 @@ enum cold_kind {
 	COLD_ATTEND,
 	COLD_STALE,
 	COLD_CALL,
-	COLD_RIP,
 	COLD_RETURN,
 	COLD_BLOCK_RIP
 };
@@ -106,8 +106,9 @@ enum cold_kind {
 /* Something to emit after the hot code. */
 struct cold {
 	enum cold_kind kind;
-	uint8_t *from; /* the rel32 that leads here */
-	uint8_t index; /* the instruction's, in the block */
+	uint8_t *from;   /* the rel32 that leads here */
+	uint8_t index;   /* the instruction's, in the block */
+	uint8_t retired; /* instructions before it that are not counted yet */
 	enum flags_at flags;
 
 	/* COLD_FILL */
@@ -130,7 +131,8 @@ struct loop {
 	bool on;
 	uint8_t nr;
 	uint8_t counter; /* a register that moves, or OP_NO_REG */
-	int32_t step;    /* by so much each time */
+	int32_t step;    /* by so much each time, */
+	int32_t stride;  /* and the access that it belongs to, by so much */
 	uint64_t body;   /* where to go on while all pages are the same */
 	struct hoisted {
 		struct insn *n;
@@ -146,7 +148,9 @@ struct gen {
 	struct xblock *b;
 	unsigned number;
 	unsigned nr_insns, nr_cold;
-	unsigned index; /* of the instruction being emitted */
+	unsigned index;   /* of the instruction being emitted */
+	unsigned counted; /* so many have been added to c->insns, where they are counted */
+	unsigned nr_edges;
 	enum flags_at flags;
 	bool vec_live;
 	int32_t held;   /* what r11 has: the word at that place of struct cpu; 0: something else */
@@ -161,6 +165,7 @@ struct gen {
 	struct insn insn[XBLOCK_INSNS + 1];
 	struct xmark mark[XBLOCK_INSNS + 1];
 	struct cold cold[COLD_MAX];
+	struct xedge edge[XBLOCK_EDGES];
 };
 
 /* The host register that a guest register lives in, or H_NONE: in memory. */
@@ -214,12 +219,18 @@ bool xjump_call(struct gen *g, struct insn *n);
 bool xjump_ret(struct gen *g, struct insn *n);
 bool xjump_jmp(struct gen *g, struct insn *n);
 bool xjump_jcc(struct gen *g, struct insn *n);
-/* Edge @edge of the block, to @target in this page or off it; @cc 16: always. */
-void xjump_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target);
+/* Another edge of the block, to @target in this page or off it; @cc 16: always. */
+void xjump_edge(struct gen *g, unsigned cc, int32_t target);
 /* What of it is rarely executed: cold_kind COLD_EDGE and those that are nobody else's. */
 void xjump_cold(struct gen *g, const struct cold *k);
-/* @n instructions of the block have retired. Touches no flags, keeps r10. */
+/* The first @n instructions of the block have retired. Touches no flags, keeps r10. */
 void xgen_count(struct gen *g, unsigned n);
+static inline unsigned xgen_retired(const struct gen *g)
+{
+	return g->index > g->counted ? g->index - g->counted : 0;
+}
+/* CLOCK_ICOUNT stops at exact instructions: not later than those that come next. */
+void xgen_stop(struct gen *g, unsigned off);
 /* The address of offset @off of this page into @dst. */
 void xgen_rip(struct gen *g, unsigned dst, int32_t off);
 

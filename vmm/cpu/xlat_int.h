@@ -27,7 +27,7 @@
 #define XBLOCK_CODE_MAX 32768 /* bytes of host code a block can make at the most */
 
 enum xlat_exit {
-	XEXIT_EDGE,        /* what: block number * 2 + edge */
+	XEXIT_EDGE,        /* what: xwhat_edge() */
 	XEXIT_LOOKUP,      /* s.rip is set: the jump cache does not know it */
 	XEXIT_ATTEND,      /* s.rip is set */
 	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
@@ -52,6 +52,14 @@ static inline unsigned xwhat_retired(uint32_t what)
 	return what >> 16;
 }
 
+#define XBLOCK_EDGES 8
+
+/* Edge @edge of the block of that number. */
+static inline uint32_t xwhat_edge(unsigned number, unsigned edge)
+{
+	return number * XBLOCK_EDGES + edge;
+}
+
 /* Added to it: the range of several accesses may cross a page, try them one by one. */
 #define XWHAT_PLAIN BIT(15)
 
@@ -59,7 +67,7 @@ enum flags_at { FLAGS_DEAD, FLAGS_HOST, FLAGS_MEM };
 
 /* A direct jump out of a block to somewhere in the same page. */
 struct xedge {
-	uint8_t *at;          /* the rel32 to link; NULL: there is no such edge */
+	uint8_t *at;          /* the rel32 to link */
 	uint64_t poll;        /* backward edges go through here; 0: a forward one */
 	uint64_t *poll_table; /* where the poll leads: on, or out */
 	uint16_t target;      /* offset in the page */
@@ -74,11 +82,11 @@ struct xblock {
 	uint64_t enter_host, enter_mem,
 		enter_jump;  /* flags in the host's, in c->fl; and the jump cache's tag in r10 */
 	uint64_t enter_poll; /* looks at attention first; 0: flags are alive here */
-	struct xedge edge[2];
-	uint8_t vec;     /* enum xvec it was made under */
-	bool flags_live; /* reads flags before it writes them all */
-	bool plain;      /* accesses are looked up one by one */
-	bool user;       /* CPL is not 0 */
+	struct xedge *edge;  /* at most XBLOCK_EDGES */
+	uint8_t vec;         /* enum xvec it was made under */
+	bool flags_live;     /* reads flags before it writes them all */
+	bool plain;          /* accesses are looked up one by one */
+	bool user;           /* CPL is not 0 */
 	uint8_t nr_insns;
 	uint16_t nr_marks;
 	const struct xmark *marks;
@@ -86,10 +94,10 @@ struct xblock {
 
 /* Which instruction a host address belongs to, for host faults. */
 struct xmark {
-	uint32_t code; /* offset from enter_jump */
-	uint16_t off;  /* of the guest instruction in its page */
-	uint8_t flags; /* enum flags_at before it */
-	uint8_t index; /* in its block */
+	uint32_t code;   /* offset from enter_jump */
+	uint16_t off;    /* of the guest instruction in its page */
+	uint8_t flags;   /* enum flags_at before it */
+	uint8_t retired; /* instructions before it that are not counted yet */
 };
 
 /* Fixed pieces of code, at the begin of the code cache. */
@@ -128,6 +136,8 @@ struct xlat {
 enum xvec { XVEC_NONE, XVEC_SSE, XVEC_AVX, XVEC_AVX512 };
 
 enum xvec xlat_vec(const struct cpu *c); /* xlat.c */
+/* Is there a block that begins at @hva, in the present mode? */
+bool xlat_knows(struct cpu *c, uint64_t hva);
 
 /* xlat_tramp.c */
 void xtramp_make(struct xlat *x);

@@ -21,11 +21,11 @@
 #include "cpu/xlat_tally.h"
 
 /* Host flags are free. Attention? */
-static void emit_attention(struct gen *g, enum cold_kind otherwise)
+static struct cold *emit_attention(struct gen *g, enum cold_kind otherwise)
 {
 	emit_gs(g->e, false, 0x83, 7, CPU_ATTENTION_OFF); /* cmp dword, 0 */
 	emit_u8(g->e, 0);
-	xgen_cold_if(g, otherwise, CC_NZ);
+	return xgen_cold_if(g, otherwise, CC_NZ);
 }
 
 void xgen_poll(struct gen *g)
@@ -38,8 +38,9 @@ void xgen_count(struct gen *g, unsigned n)
 	if (!g->x->counts)
 		return;
 	emit_gs_load(g->e, S2, CPU_OFF(insns));
-	emit_lea(g->e, true, S2, S2, H_NONE, 0, (int32_t)n);
+	emit_lea(g->e, true, S2, S2, H_NONE, 0, (int32_t)(n - g->counted));
 	emit_gs_store(g->e, S2, CPU_OFF(insns));
+	g->counted = n;
 }
 
 void xgen_rip(struct gen *g, unsigned dst, int32_t off)
@@ -60,7 +61,10 @@ static int32_t branch_target(const struct insn *n)
 
 /* --- by the jump cache ------------------------------------------------------------- */
 
-/* To the RIP in r10, whatever is there; flags are in c->fl. @n is what jumps, or calls. */
+/*
+ * To the RIP in r10, whatever is there; flags are in c->fl. @n is what jumps, or calls.
+ * Attention is looked at where it leads.
+ */
 static struct cold *emit_dispatch(struct gen *g, struct insn *n, bool call)
 {
 	struct emit *e = g->e;
@@ -76,30 +80,23 @@ static struct cold *emit_dispatch(struct gen *g, struct insn *n, bool call)
 	return k;
 }
 
-/* The same for jumps. */
-static void emit_jump_rip(struct gen *g, struct insn *n, bool poll)
+void xjump_edge(struct gen *g, unsigned cc, int32_t target)
 {
-	if (poll)
-		emit_attention(g, COLD_RIP);
-	emit_dispatch(g, n, false);
-}
-
-void xjump_edge(struct gen *g, unsigned edge, unsigned cc, int32_t target)
-{
-	struct insn *last = &g->insn[g->nr_insns - 1];
+	struct insn *n = &g->insn[MIN(g->index, g->nr_insns - 1)];
 	struct cold *k;
 
 	if (cc == 16 && !in_page(target)) {
 		xgen_spill_flags(g, FLAGS_ALL);
 		xgen_rip(g, S1, target);
-		emit_jump_rip(g, last, target < 0);
+		emit_dispatch(g, n, false);
 		return;
 	}
 	k = xgen_cold(g, in_page(target) ? COLD_EDGE : COLD_FAR);
-	k->edge = (uint8_t)edge;
+	if (k->kind == COLD_EDGE)
+		k->edge = (uint8_t)g->nr_edges++;
 	k->target = target;
 	k->from = cc == 16 ? emit_jmp(g->e, 0) : emit_jcc(g->e, cc, 0);
-	k->insn = last;
+	k->insn = n;
 	if (cc != 16)
 		xtally_begin(g->x, XTALLY_HOT);
 }
@@ -129,14 +126,15 @@ static bool emit_indirect_target(struct gen *g, struct insn *n)
  * guest returns is in r10. First of all a look whether there is room: calls within
  * the page and forwards may do without, there are only so many of them in a row.
  */
-static void emit_return_entry(struct gen *g, bool look_for_room)
+static void emit_return_entry(struct gen *g, struct insn *n, bool linked, bool look_for_room)
 {
 	struct emit *e = g->e;
 
-	emit_attention(g, COLD_CALL);
+	if (linked)
+		emit_attention(g, COLD_CALL)->insn = n;
 	if (look_for_room) {
 		emit_gs(e, true, 0x3b, H_RSP, CPU_OFF(x.return_limit)); /* cmp */
-		xgen_cold_if(g, COLD_CALL, CC_B);
+		xgen_cold_if(g, COLD_CALL, CC_B)->insn = n;
 	}
 	emit_gs(e, false, 0xff, 6, CPU_OFF(block_rip));  /* push */
 	emit_gs(e, true, 0x03, S1, CPU_OFF(x.jump_key)); /* add */
@@ -159,14 +157,21 @@ static void emit_return_point(struct gen *g, struct insn *n)
 	emit_gs(e, true, 0x3b, S1, CPU_OFF(block_rip)); /* cmp */
 	k = xgen_cold_if(g, COLD_BLOCK_RIP, CC_NZ);
 	k->back = emit_here(e);
-	xjump_edge(g, 1, 16, n->off + n->z.length);
+	if (g->index + 1 == g->nr_insns) {
+		xjump_edge(g, 16, n->off + n->z.length);
+		return;
+	}
+	g->vec_live = false;
+	g->held = 0;
+	if (g->c->icount)
+		xgen_stop(g, n->off + n->z.length);
 }
 
 static void emit_call_edge(struct gen *g, struct insn *n, int32_t target)
 {
 	struct cold *k = xgen_cold(g, COLD_EDGE);
 
-	k->edge = 0;
+	k->edge = (uint8_t)g->nr_edges++;
 	k->target = target;
 	k->insn = n;
 	k->call = true;
@@ -189,7 +194,7 @@ bool xjump_call(struct gen *g, struct insn *n)
 	xgen_at(g->e, true, 0x89, S1, &at);
 	xgen_move_stack(g, -8);
 	xgen_count(g, g->index + 1);
-	emit_return_entry(g, !in_page(target) || target <= n->off);
+	emit_return_entry(g, n, in_page(target), !in_page(target) || target <= n->off);
 	if (in_page(target)) {
 		emit_call_edge(g, n, target);
 		emit_return_point(g, n);
@@ -231,7 +236,7 @@ bool xjump_jmp(struct gen *g, struct insn *n)
 {
 	if (n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		xgen_count(g, g->index + 1);
-		xjump_edge(g, 0, 16, branch_target(n));
+		xjump_edge(g, 16, branch_target(n));
 		return true;
 	}
 	xgen_spill_flags(g, FLAGS_ALL);
@@ -239,21 +244,24 @@ bool xjump_jmp(struct gen *g, struct insn *n)
 		return false;
 	xgen_count(g, g->index + 1);
 	emit_gs_load(g->e, S1, CPU_OFF(s.rip));
-	emit_jump_rip(g, n, true);
+	emit_dispatch(g, n, false);
 	return true;
 }
 
 bool xjump_jcc(struct gen *g, struct insn *n)
 {
+	bool last = g->index + 1 == g->nr_insns;
+
 	xgen_host_flags(g);
 	xgen_count(g, g->index + 1);
-	if (g->loop.on && !g->c->icount) {
-		xjump_edge(g, 1, (n->z.opcode & 0xf) ^ 1, n->off + n->z.length);
+	if (last && g->loop.on && !g->c->icount) {
+		xjump_edge(g, (n->z.opcode & 0xf) ^ 1, n->off + n->z.length);
 		xloop_back(g);
 		return true;
 	}
-	xjump_edge(g, 0, n->z.opcode & 0xf, branch_target(n));
-	xjump_edge(g, 1, 16, n->off + n->z.length);
+	xjump_edge(g, n->z.opcode & 0xf, branch_target(n));
+	if (last)
+		xjump_edge(g, 16, n->off + n->z.length);
 	return true;
 }
 
@@ -291,8 +299,8 @@ static void cold_poll(struct gen *g, struct xedge *edge, uint64_t on, uint64_t o
 
 static void cold_edge(struct gen *g, const struct cold *k)
 {
-	struct xedge *edge = &g->b->edge[k->edge];
-	uint32_t what = g->number * 2 + k->edge;
+	struct xedge *edge = &g->edge[k->edge];
+	uint32_t what = xwhat_edge(g->number, k->edge);
 	uint64_t unlinked = emit_here(g->e), attend;
 
 	if (k->flags == FLAGS_HOST)
@@ -318,7 +326,7 @@ static void cold_far(struct gen *g, const struct cold *k)
 	if (k->flags == FLAGS_HOST)
 		xgen_save_flags(g->e);
 	xgen_rip(g, S1, k->target);
-	emit_jump_rip(g, k->insn, k->target < 0);
+	emit_dispatch(g, k->insn, false);
 }
 
 /*
@@ -329,7 +337,7 @@ static void cold_lookup(struct gen *g, const struct cold *k)
 {
 	struct emit *e = g->e;
 
-	emit_gs_imm32(e, CPU_OFF(x.what), xwhat(k->insn->off, k->index));
+	emit_gs_imm32(e, CPU_OFF(x.what), xwhat(k->insn->off, k->retired));
 	if (!k->call) {
 		emit_jmp(e, g->x->tramp.lookup);
 		return;
@@ -340,9 +348,8 @@ static void cold_lookup(struct gen *g, const struct cold *k)
 }
 
 /* Everything of the call has happened but its jump. */
-static void cold_call(struct gen *g)
+static void cold_call(struct gen *g, const struct insn *n)
 {
-	const struct insn *n = &g->insn[g->nr_insns - 1];
 	bool direct = n->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 
 	if (direct) {
@@ -364,18 +371,14 @@ void xjump_cold(struct gen *g, const struct cold *k)
 		cold_lookup(g, k);
 		break;
 	case COLD_CALL:
-		cold_call(g);
-		break;
-	case COLD_RIP:
-		emit_gs_store(e, S1, CPU_OFF(s.rip));
-		emit_jmp(e, g->x->tramp.attend);
+		cold_call(g, k->insn);
 		break;
 	case COLD_BLOCK_RIP:
 		emit_gs_store(e, S1, CPU_OFF(block_rip));
 		emit_jmp(e, k->back);
 		break;
 	case COLD_RETURN:
-		emit_gs_imm32(e, CPU_OFF(x.what), xwhat(k->insn->off, k->index));
+		emit_gs_imm32(e, CPU_OFF(x.what), xwhat(k->insn->off, k->retired));
 		emit_jmp(e, g->x->tramp.ret_miss);
 		break;
 	default:

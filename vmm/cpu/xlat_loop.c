@@ -2,23 +2,22 @@
  * xlat_loop.c - blocks that jump to their own begin.
  *
  * Where a loop's addresses stay or move by the same amount each time, they are looked
- * up before its body, which then accesses memory without a check. How often the body
- * may run before one of them leaves its page is known as well: that many turns are left
- * to it, and then its addresses are looked up again. Instead of counting turns, the way
- * back looks how far a register has moved since.
+ * up before its body, which then accesses memory without a check. How far they may move
+ * before one of them leaves its page is known as well: so far the body may run, and then
+ * its addresses are looked up again. Instead of counting turns, the way back looks how far
+ * a register has moved since.
  *
- *	head:	look up; x.loop_span = turns x step; x.loop_begin = register
+ *	head:	look up; x.loop_span = how far it may move; x.loop_begin = register
  *	body:	...
  *		jcc	out
  *		register - x.loop_begin <= x.loop_span: body
  *		attention? head
  *
- * A loop is one only if flags are dead at its begin.
+ * A loop is one only if flags are dead at its begin. Attention waits for as many turns as
+ * addresses stay in their pages: 4,096 at the most.
  */
 #include "cpu/xlat_gen.h"
 #include "cpu/xlat_tally.h"
-
-#define TURNS_MAX 1023 /* attention waits no longer */
 
 /* --- which -------------------------------------------------------------------------- */
 
@@ -38,6 +37,12 @@ static bool is_known(const struct finder *f, unsigned gpr)
 	return gpr == OP_NO_REG || !(f->unknown & BIT(gpr));
 }
 
+/* Where a register that may be none is, which is none in memory. */
+static unsigned xhome_of(uint8_t gpr)
+{
+	return gpr == OP_NO_REG ? RAX : xhome(gpr);
+}
+
 /* How the operand moves; HOIST_NOT: unpredictably, or by two registers at once. */
 static enum hoist operand_hoist(const struct finder *f, const struct insn *n, int32_t *stride)
 {
@@ -48,17 +53,39 @@ static enum hoist operand_hoist(const struct finder *f, const struct insn *n, in
 	if (!is_known(f, base) || !is_known(f, index) || !xgen_address_is_simple(n) ||
 	    n->at.page < 0 || p->mem.disp.value != (int32_t)p->mem.disp.value)
 		return HOIST_NOT;
+	if ((xhome_of(index) == H_NONE && p->mem.scale > 1) || n->z.address_width != 64)
+		return HOIST_NOT;
 	by_base = moves(f, base);
 	by_index = moves(f, index) * p->mem.scale;
 	*stride = by_base + by_index;
+	/* What does not move has been added to the slot before the body. */
+	if ((!by_base && n->at.base_moved) || (!by_index && n->at.index_moved))
+		return HOIST_NOT;
 	if (!by_base && !by_index)
 		return HOIST_FIXED;
-	if ((by_base && by_index) || n->z.address_width != 64 ||
-	    p->mem.segment == ZYDIS_REGISTER_FS || p->mem.segment == ZYDIS_REGISTER_GS)
+	if ((by_base && by_index) || p->mem.segment == ZYDIS_REGISTER_FS ||
+	    p->mem.segment == ZYDIS_REGISTER_GS)
 		return HOIST_NOT;
 	if (by_base)
 		return xhome(base) == H_NONE ? HOIST_NOT : HOIST_BASE;
 	return xhome(index) == H_NONE ? HOIST_NOT : HOIST_INDEX;
+}
+
+static unsigned magnitude(int32_t v)
+{
+	return (unsigned)(v < 0 ? -v : v);
+}
+
+/* Strides have to be powers of two of each other: then rooms compare by shifts. */
+static bool stride_fits(const struct loop *l, int32_t stride)
+{
+	unsigned a = magnitude(stride), b = magnitude(l->stride);
+
+	if (!stride)
+		return true;
+	if (a > PAGE_SIZE)
+		return false;
+	return l->counter == OP_NO_REG || (a >> __builtin_ctz(a)) == (b >> __builtin_ctz(b));
 }
 
 static void hoist(struct finder *f, struct insn *n, struct access *a, enum hoist how,
@@ -66,7 +93,7 @@ static void hoist(struct finder *f, struct insn *n, struct access *a, enum hoist
 {
 	struct loop *l = &f->g->loop;
 
-	if (l->nr == XSLOTS || stride > (int32_t)PAGE_SIZE || stride < -(int32_t)PAGE_SIZE)
+	if (l->nr == XSLOTS || !stride_fits(l, stride))
 		return;
 	a->hoist = how;
 	a->slot = (int8_t)l->nr;
@@ -74,6 +101,7 @@ static void hoist(struct finder *f, struct insn *n, struct access *a, enum hoist
 	if (stride && l->counter == OP_NO_REG) {
 		l->counter = (uint8_t)counter;
 		l->step = f->delta[counter];
+		l->stride = stride;
 	}
 }
 
@@ -97,12 +125,14 @@ static void hoist_insn(struct finder *f, struct insn *n)
 		      how == HOIST_INDEX ? xlat_gpr(p->mem.index) : xlat_gpr(p->mem.base));
 }
 
-/* x.slot[] is either the loop's or its groups'. */
-static bool groups_use_slots(const struct gen *g)
+/* x.slot[] is either the loop's or its groups', and nobody else's. */
+static bool slots_are_used(const struct gen *g)
 {
 	for (unsigned i = 0; i < g->nr_insns; i++) {
 		const struct insn *n = &g->insn[i];
 
+		if (n->kind == K_CALL)
+			return true;
 		if ((n->at.leads && n->at.page < 0) || (n->stack.leads && n->stack.page < 0))
 			return true;
 	}
@@ -117,7 +147,7 @@ void xloop_find(struct gen *g, const int32_t delta[GPR_COUNT], uint16_t unknown)
 	if (!g->nr_insns || g->b->plain || g->b->flags_live || g->c->vm->cfg.exact_flags ||
 	    last->kind != K_JCC ||
 	    last->off + last->z.length + last->operand[0].imm.value.s != g->insn[0].off ||
-	    groups_use_slots(g))
+	    slots_are_used(g))
 		return;
 	g->loop.counter = OP_NO_REG;
 	for (unsigned i = 0; i < g->nr_insns; i++)
@@ -127,54 +157,22 @@ void xloop_find(struct gen *g, const int32_t delta[GPR_COUNT], uint16_t unknown)
 
 /* --- the head ------------------------------------------------------------------------- */
 
-/* r10 = floor(r10 / @by), or less; r10 is at most 4096. */
-static void emit_divide(struct emit *e, unsigned by)
-{
-	if (by & (by - 1)) {
-		emit_rex(e, true, S1, 0, S1); /* imul r10, r10, imm */
-		emit_u8(e, 0x69);
-		emit_u8(e, 0xc0 | (S1 & 7) << 3 | (S1 & 7));
-		emit_u32(e, BIT(20) / by);
-		emit_shift(e, true, SHIFT_R, S1, 20);
-	} else if (by > 1) {
-		emit_shift(e, true, SHIFT_R, S1, (unsigned)__builtin_ctz(by));
-	}
-}
-
-/* With the offset in its page in r11: x.loop_span is at most the turns that are left. */
-static void emit_turns(struct gen *g, const struct hoisted *h, bool first)
-{
-	struct emit *e = g->e;
-
-	if (h->stride > 0) {
-		emit_mov_imm(e, S1, PAGE_SIZE - h->a->bytes);
-		emit_rr(e, true, 0x29, S2, S1); /* sub r10, r11 */
-	} else {
-		emit_mov(e, S1, S2);
-	}
-	emit_divide(e, (unsigned)(h->stride > 0 ? h->stride : -h->stride));
-	if (first)
-		emit_mov_imm(e, S2, TURNS_MAX);
-	else
-		emit_gs_load(e, S2, CPU_OFF(x.loop_span));
-	emit_rr(e, true, 0x39, S2, S1); /* cmp r10, r11 */
-	emit_rex(e, true, S1, 0, S2);   /* cmova r10, r11 */
-	emit_u8(e, 0x0f);
-	emit_u8(e, 0x47);
-	emit_u8(e, 0xc0 | (S1 & 7) << 3 | (S2 & 7));
-	emit_gs_store(e, S1, CPU_OFF(x.loop_span));
-}
-
 /* r11 += gpr << shift */
-static void emit_add_gpr(struct emit *e, unsigned gpr, unsigned shift)
+static void emit_add_gpr(struct emit *e, ZydisRegister r, unsigned shift)
 {
-	unsigned h = xhome(gpr);
+	unsigned h;
 
-	if (h == H_NONE) {
-		emit_gs_load(e, S1, GPR_OFF(gpr));
-		h = S1;
+	if (r == ZYDIS_REGISTER_NONE)
+		return;
+	if (r == ZYDIS_REGISTER_RIP) {
+		emit_gs(e, true, 0x03, S2, CPU_OFF(block_rip));
+		return;
 	}
-	emit_lea(e, true, S2, S2, h, shift, 0);
+	h = xhome(xlat_gpr(r));
+	if (h == H_NONE)
+		emit_gs(e, true, 0x03, S2, GPR_OFF(xlat_gpr(r)));
+	else
+		emit_lea(e, true, S2, S2, h, shift, 0);
 }
 
 /* What the body is to add, into its slot. */
@@ -182,72 +180,109 @@ static void emit_slot(struct gen *g, const struct hoisted *h)
 {
 	const ZydisDecodedOperand *p = &h->n->operand[h->n->mem];
 	struct emit *e = g->e;
+	unsigned shift;
 
 	emit_gs_load(e, S2, xaddend_off(h->a->page));
 	if (!h->a->simple) {
-		if (h->a->hoist == HOIST_FIXED) {
-			xgen_address(g, h->n, S1, H_NONE);
-			emit_lea(e, true, S2, S2, S1, 0, 0);
-		} else if (h->a->hoist == HOIST_INDEX && p->mem.base != ZYDIS_REGISTER_NONE) {
-			emit_add_gpr(e, xlat_gpr(p->mem.base), 0);
-		} else if (h->a->hoist == HOIST_BASE && p->mem.index != ZYDIS_REGISTER_NONE) {
-			emit_add_gpr(e, xlat_gpr(p->mem.index),
-				     (unsigned)__builtin_ctz(p->mem.scale));
-		}
+		shift = p->mem.scale ? (unsigned)__builtin_ctz(p->mem.scale) : 0;
+		if (h->a->hoist != HOIST_BASE)
+			emit_add_gpr(e, p->mem.base, 0);
+		if (h->a->hoist != HOIST_INDEX)
+			emit_add_gpr(e, p->mem.index, shift);
+		if (h->a->hoist == HOIST_FIXED)
+			emit_lea(e, true, S2, S2, H_NONE, 0, (int32_t)p->mem.disp.value);
+		if (p->mem.base == ZYDIS_REGISTER_RIP)
+			emit_lea(e, true, S2, S2, H_NONE, 0, h->n->off + h->n->z.length);
+		if (p->mem.segment == ZYDIS_REGISTER_FS)
+			emit_gs(e, true, 0x03, S2, CPU_OFF(s.seg[SEG_FS].base));
+		if (p->mem.segment == ZYDIS_REGISTER_GS)
+			emit_gs(e, true, 0x03, S2, CPU_OFF(s.seg[SEG_GS].base));
 	}
 	emit_gs_store(e, S2, xslot_off(h->a));
 }
 
-static void emit_look_up(struct gen *g, const struct hoisted *h)
+/* Leaves the offset in its page in r11, keeps r10. */
+static void emit_look_up(struct gen *g, const struct hoisted *h, uint8_t *head)
 {
 	struct emit *e = g->e;
-	uint8_t *retry = e->p;
 
-	xtally_begin(g->x, XTALLY_HOT);
 	if (h->a->simple) {
 		emit_lea(e, true, S2, xhome(h->a->base), H_NONE, 0, h->a->from_head);
 	} else {
-		xgen_address(g, h->n, S2, S1);
+		xgen_address(g, h->n, S2, H_NONE);
 		if (h->a->from_head)
 			emit_lea(e, true, S2, S2, H_NONE, 0, h->a->from_head);
 	}
-	xgen_page_check(g, h->n, h->a, h->a->page, h->a->bytes, h->a->write, S2, S2, retry);
+	xgen_page_check(g, h->n, h->a, h->a->page, h->a->bytes, h->a->write, S2, S2, head);
 	g->cold[g->nr_cold - 1].head = true;
+}
+
+/* The offset in r11 becomes the room that is left, in units of the counter's stride. */
+static void emit_room(struct gen *g, const struct hoisted *h)
+{
+	int by = __builtin_ctz(magnitude(h->stride)) - __builtin_ctz(magnitude(g->loop.stride));
+	struct emit *e = g->e;
+
+	if (h->stride > 0) {
+		emit_neg(e, S2);
+		emit_lea(e, true, S2, S2, H_NONE, 0, (int32_t)PAGE_SIZE - h->a->bytes);
+	}
+	if (by)
+		emit_shift(e, true, by > 0 ? SHIFT_R : SHIFT_L, S2, (unsigned)(by > 0 ? by : -by));
+}
+
+/* r10 = min(r10, r11) */
+static void emit_min(struct emit *e)
+{
+	emit_rr(e, true, 0x39, S1, S2); /* cmp r11, r10 */
+	emit_rex(e, true, S1, 0, S2);   /* cmovb r10, r11 */
+	emit_u8(e, 0x0f);
+	emit_u8(e, 0x42);
+	emit_u8(e, 0xc0 | (S1 & 7) << 3 | (S2 & 7));
+}
+
+static void emit_span(struct gen *g)
+{
+	const struct loop *l = &g->loop;
+	unsigned by = (unsigned)__builtin_ctz(magnitude(l->stride) / magnitude(l->step));
+
+	if (by)
+		emit_shift(g->e, true, SHIFT_R, S1, by);
+	emit_gs_store(g->e, S1, CPU_OFF(x.loop_span));
+	emit_gs_store(g->e, xhome(l->counter), CPU_OFF(x.loop_begin));
 }
 
 void xloop_head(struct gen *g)
 {
 	const struct loop *l = &g->loop;
-	struct emit *e = g->e;
+	uint8_t *head = g->e->p;
 	bool first = true;
 	unsigned i;
 
+	xtally_begin(g->x, XTALLY_HOT);
 	for (i = 0; i < l->nr; i++) {
 		const struct hoisted *h = &l->hoisted[i];
 
-		emit_look_up(g, h);
+		emit_look_up(g, h, head);
 		if (h->stride) {
-			emit_turns(g, h, first);
+			emit_room(g, h);
+			if (first)
+				emit_mov(g->e, S1, S2);
+			else
+				emit_min(g->e);
 			first = false;
 		}
 		emit_slot(g, h);
 	}
-	if (l->counter != OP_NO_REG) {
-		emit_gs_load(e, S1, CPU_OFF(x.loop_span));
-		emit_rex(e, true, S1, 0, S1); /* imul r10, r10, imm */
-		emit_u8(e, 0x69);
-		emit_u8(e, 0xc0 | (S1 & 7) << 3 | (S1 & 7));
-		emit_u32(e, (uint32_t)(l->step > 0 ? l->step : -l->step));
-		emit_gs_store(e, S1, CPU_OFF(x.loop_span));
-		emit_gs_store(e, xhome(l->counter), CPU_OFF(x.loop_begin));
-	}
+	if (!first)
+		emit_span(g);
 	for (i = 0; i < g->nr_insns; i++)
 		if (g->insn[i].vec)
 			break;
 	if (i < g->nr_insns)
 		xgen_vec_gate(g);
 	g->held = 0;
-	g->loop.body = emit_here(e);
+	g->loop.body = emit_here(g->e);
 	xtally_begin(g->x, XTALLY_HOT);
 }
 
@@ -259,8 +294,11 @@ void xloop_back(struct gen *g)
 	struct emit *e = g->e;
 
 	if (l->counter == OP_NO_REG) {
-		xgen_poll(g);
-		emit_jmp(e, l->body);
+		emit_gs(e, false, 0x83, 7, CPU_ATTENTION_OFF); /* cmp dword, 0 */
+		emit_u8(e, 0);
+		emit_jcc(e, CC_Z, l->body);
+		xtally_begin(g->x, XTALLY_LEAVE);
+		xgen_exit(g, XEXIT_ATTEND_AT, xwhat(g->insn[0].off, 0));
 		return;
 	}
 	if (l->step > 0) {

@@ -174,17 +174,9 @@ static void try_entry(struct emit *e, unsigned n)
  */
 static void make_ret_miss(struct emit *e, struct xtramp *t)
 {
-	uint64_t attend = emit_here(e);
 	uint8_t *empty;
 
-	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
-	emit_gs_store(e, H_R10, CPU_OFF(s.rip));
-	emit_jmp(e, t->attend);
-
 	t->ret_miss = emit_here(e);
-	emit_gs(e, false, 0x83, 7, CPU_ATTENTION_OFF); /* cmp dword, 0 */
-	emit_u8(e, 0);
-	emit_jcc(e, CC_NZ, attend);
 	for (unsigned i = 1; i <= RETURN_SEARCH; i++)
 		try_entry(e, i);
 	emit_gs(e, true, 0x3b, H_RSP, CPU_OFF(x.return_base)); /* cmp */

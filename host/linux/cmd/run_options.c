@@ -66,7 +66,7 @@ static const struct option table[] = {
 	{ "prefault", NULL, OPT_SWITCH, OFFSET(prefault),
 	  .help = "populate all guest memory before the start" },
 	{ "halt-poll", "NS", OPT_NUMBER, OFFSET(halt_poll_ns), .max = HALT_POLL_MAX_NS,
-	  .help = "KVM: how long an idle vCPU polls before it sleeps (0 where PUs are shared)" },
+	  .help = "how long an idle vCPU may poll before it sleeps (0 where PUs are shared)" },
 	{ "code-cache", "SIZE", OPT_SIZE, OFFSET(code_cache), .min = VMM_CODE_CACHE_MIN,
 	  .max = GIB(1), .help = "translated code a CPU keeps, software engine (8M to 32M)" },
 	{ "config", "FILE.yaml", OPT_TEXT, OFFSET(config), .flag_only = true,

@@ -177,7 +177,6 @@ void kvm_vcpu_reset(struct vcpu *v)
 	int err;
 
 	cpu_state_reset(&s, v->id == 0);
-	s.kvm_poll = 1; /* the host polls until the guest says otherwise */
 	err = kvm_reset_state(v, &s);
 	if (err)
 		vcpu_log(v, LOG_ERR, "KVM: reset: %s", strerror(-err));
