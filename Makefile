@@ -378,5 +378,5 @@ clean: ## remove build/
 	rm -rf build
 
 -include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(PIN_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(UNIT_BIN:=.d) $(UNIT_LIB:%.c=$B/%.d)
--include $B/bench/placement.d $B/bench/memory.d
+-include $B/bench/placement.d $B/bench/memory.d $B/tests/lockstep/boot.d
 -include $(FUZZ_BIN:=.d) $(GATE_SRC:%.c=$B/%.d) $(wildcard $G/*/*.d $G/*/rt/*.d)

@@ -71,10 +71,11 @@ struct vmm_config {
 	uint32_t halt_poll_ns;
 	bool sample_time;          /* the counters of time are kept */
 	bool count_insns;          /* the translator keeps STAT_INSNS exact, at a small cost */
-	uint64_t code_cache_bytes; /* the translator's, a vCPU; 0: its own choice */
+	uint64_t code_cache_bytes; /* the translator's, a guest node; 0: its own choice */
 	/* The translator lets no fault handler see flags that nothing else will; slower. */
 	bool exact_flags;
-	bool tally_code; /* translated code counts its own instructions; slow. For tests */
+	/* Translated code counts its own instructions; slow. For tests, with one vCPU. */
+	bool tally_code;
 	bool trace_exits, trace_insns;
 	void *arg;
 };

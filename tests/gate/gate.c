@@ -120,12 +120,13 @@ struct range {
 static void stepped_child(const struct host *h, const struct guest *g, struct range *r)
 {
 	struct flat *f = create(h, false);
-	const struct xlat *x = f->cpu->xlat;
+	const struct host_code *code = xcache_code(f->cpu->xlat->seat.cache);
+	uint64_t rx = (uint64_t)(uintptr_t)code->rx;
 
 	guest_load(f, g);
 	guest_run(f, g);
-	r->begin = (uint64_t)((int64_t)(uintptr_t)x->blocks_begin + x->e.rx);
-	r->end = (uint64_t)(uintptr_t)x->code.rx + x->code.bytes;
+	r->begin = rx + XLAT_FIXED_BYTES;
+	r->end = rx + code->bytes;
 	ptrace(PTRACE_TRACEME, 0, NULL, NULL);
 	raise(SIGSTOP);
 	guest_run(f, g);

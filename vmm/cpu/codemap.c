@@ -245,6 +245,14 @@ void codemap_answer(struct cpu *c)
 	atomic_store(&m->answered[c->vcpu->id], generation);
 }
 
+bool codemap_is_asked(const struct cpu *c)
+{
+	const struct codemap *m = c->codemap;
+
+	return atomic_load_explicit(&m->answered[c->vcpu->id], memory_order_relaxed) !=
+	       atomic_load_explicit(&m->generation, memory_order_acquire);
+}
+
 /* --- decoders -------------------------------------------------------------------- */
 
 static void tell(struct codemap *m, const struct cpu *c, uint16_t writer)

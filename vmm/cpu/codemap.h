@@ -44,6 +44,13 @@
  *     then: a page equal to its copy after all have answered is settled. A vCPU
  *     answers before it decodes, so its own stores are never among the unseen.
  *
+ *  5. A block that another vCPU has made. What it was made from may be older than what
+ *     this vCPU has stored through a tag that it still has, and its own stores it must see
+ *     at once. If it has such a tag it was asked to drop it before the block was made, and
+ *     who finds the block sees the request: so whoever finds one and is asked answers, calls
+ *     codemap_verify(), which compares the page, and looks again. From then on it has no
+ *     tag, and to the stores of others applies what is said above.
+ *
  * `writer` is who last may have had a write tag; it never goes back to nobody, and
  * once two vCPUs have written the page it means everybody. Most pages become code
  * on the vCPU that wrote them, or a long time after, and nobody has to be told.
@@ -94,5 +101,7 @@ uint32_t codemap_invalidations(const struct codemap *m);
 void codemap_verify(struct cpu *c);
 /* VCPU_CODE: drop write tags of code pages, and say so. Between instructions. */
 void codemap_answer(struct cpu *c);
+/* Is there a request that this vCPU has not answered? */
+bool codemap_is_asked(const struct cpu *c);
 
 #endif

@@ -258,6 +258,16 @@ static inline void emit_patch(const struct emit *e, uint8_t *at, uint64_t target
 			 __ATOMIC_RELAXED);
 }
 
+/*
+ * The rel32 behind the next @n bytes shall lie within eight aligned ones, and so be patched
+ * at once for those who execute it. What fills up are CS overrides, which jumps ignore.
+ */
+static inline void emit_align_rel32(struct emit *e, unsigned n)
+{
+	while ((((uintptr_t)e->p + n) & 7) > 4)
+		emit_u8(e, 0x2e);
+}
+
 /* jmp rel32; returns the place of its rel32. */
 static inline uint8_t *emit_jmp(struct emit *e, uint64_t target)
 {

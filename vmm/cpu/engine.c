@@ -338,6 +338,8 @@ static int interp_run(struct vcpu *v, struct vcpu_exit *x)
 			go_on = attend(c);
 	}
 	count(c);
+	if (c->xlat)
+		xlat_leave(c);
 	if (c->icount)
 		cpu_sync_clock(c);
 	if (x->reason == EXIT_HALT)
@@ -391,6 +393,19 @@ static int interp_vcpu_create(struct vcpu *v)
 		err = block_cache_create(c, v->host_node);
 	if (err)
 		interp_vcpu_destroy(v);
+	return err;
+}
+
+/* The machine of an engine that translates. */
+static int xlat_machine_create(struct vm *vm)
+{
+	int err = soft_vm_create(vm);
+
+	if (err)
+		return err;
+	err = xlat_vm_create(vm);
+	if (err)
+		soft_vm_destroy(vm);
 	return err;
 }
 
@@ -476,9 +491,9 @@ static void interp_code_changed(struct vm *vm, uint64_t gpa, uint64_t bytes)
 	codemap_written(soft_of(vm)->codemap, NULL, gpa, bytes);
 }
 
-#define ENGINE(engine_name, create_vcpu)                                                           \
+#define ENGINE(engine_name, create_vm, create_vcpu)                                                \
 	{                                                                                          \
-		.name = engine_name, .probe = interp_probe, .create = soft_vm_create,              \
+		.name = engine_name, .probe = interp_probe, .create = create_vm,                   \
 		.destroy = soft_vm_destroy, .vcpu_bytes = sizeof(struct cpu),                      \
 		.vcpu_create = create_vcpu, .vcpu_destroy = interp_vcpu_destroy,                   \
 		.run = interp_run, .kick = interp_kick, .has_work = interp_has_work,               \
@@ -488,5 +503,5 @@ static void interp_code_changed(struct vm *vm, uint64_t gpa, uint64_t bytes)
 		.single_step = debug_single_step, .code_changed = interp_code_changed,             \
 	}
 
-const struct engine_ops engine_interp = ENGINE("interp", interp_vcpu_create);
-const struct engine_ops engine_soft = ENGINE("soft", soft_vcpu_create);
+const struct engine_ops engine_interp = ENGINE("interp", soft_vm_create, interp_vcpu_create);
+const struct engine_ops engine_soft = ENGINE("soft", xlat_machine_create, soft_vcpu_create);

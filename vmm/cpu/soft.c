@@ -1,6 +1,8 @@
 /* soft.c - the software engine's machine-wide state: made, found, destroyed. */
 #include "cpu/soft.h"
 
+#include "cpu/xlat.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
@@ -29,6 +31,7 @@ void soft_vm_destroy(struct vm *vm)
 
 	if (!sv)
 		return;
+	xlat_vm_destroy(vm);
 	ipi_destroy(vm, sv->ipi);
 	if (sv->codemap)
 		codemap_destroy(vm, sv->codemap);

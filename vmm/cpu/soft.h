@@ -24,6 +24,8 @@ struct debug_point {
 
 struct soft_vm {
 	struct codemap *codemap;
+	struct xnode *xnode; /* the translator's, by guest node; NULL: everything is interpreted */
+	unsigned nr_xnodes;
 	struct ipi *ipi;
 
 	struct lock rmw_lock; /* mmu_rmw_lock() */

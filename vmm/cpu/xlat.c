@@ -1,15 +1,18 @@
 /*
- * xlat.c - the translator's cache and loop; see xlat.h.
+ * xlat.c - the translator's loop: finds blocks or has them made, enters them, links
+ * them; see xlat.h.
  *
- * Cache, blocks and jump cache belong to the vCPU's thread. A block is found by
- * where its bytes lie in host memory and is alive while its page's version is
- * the one it was made under; dead ones are not found again. They can still be
- * jumped to by links, which stay within a page and so lead from dead to dead, and
- * by the jump cache, which xlat_sync() empties after every invalidation.
+ * Blocks belong to the cache of the guest node (xcache.h); what is only one vCPU's is its
+ * thread's: the jump cache, the generator. A block is found by where its bytes lie in
+ * host memory and is alive while its page's version is the one it was made under; dead
+ * ones are not found again. They can still be jumped to by links, which lead to blocks of
+ * the same version of the same page and so from dead to dead, and by the jump cache, which
+ * xlat_sync() empties after every invalidation.
  */
 #include "cpu/xlat.h"
 
 #include "cpu/mmu.h"
+#include "cpu/soft.h"
 #include "cpu/sys.h"
 #include "cpu/xlat_int.h"
 #include "cpu/xlat_tally.h"
@@ -17,19 +20,21 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
-/* Unless the machine says otherwise: its vCPUs share the one, and each has the other at least. */
-#define CODE_BYTES     MIB(32)
-#define CODE_BYTES_MIN MIB(8)
-#define BLOCKS_MAX     65536u
-#define HASH_SIZE      32768u
+/* Unless the machine says otherwise: its nodes share the one, and each has the other at least. */
+#define CODE_BYTES      MIB(32)
+#define CODE_BYTES_MIN  MIB(16)
+#define CODE_SPACES     4u
+/* The least for each vCPU, or several would do nothing but translate what others have evicted. */
+#define CODE_BYTES_VCPU KIB(512)
+#define YIELDS          8u
 
-static uint64_t code_bytes(const struct vm *vm)
-{
-	if (vm->cfg.code_cache_bytes)
-		return MAX(vm->cfg.code_cache_bytes, VMM_CODE_CACHE_MIN);
-	return MAX(ALIGN_DOWN(CODE_BYTES / vm->nr_vcpus, PAGE_SIZE), CODE_BYTES_MIN);
-}
+/* What the vCPUs of a guest node share. */
+struct xnode {
+	struct xcache *cache; /* NULL: the node has no vCPUs */
+	struct xtramp tramp;
+};
 
 /* Profilers of the host want names for what they find in the code cache. */
 static void tell_profiler(struct cpu *c, uint64_t code, const char *kind, uint64_t gva)
@@ -60,37 +65,130 @@ static bool ticks_are_tsc(struct cpu *c)
 	return true;
 }
 
+/* --- life -------------------------------------------------------------------------- */
+
+/* How many vCPUs with lower numbers than @id the node has. */
+static unsigned vcpus_before(const struct vm *vm, unsigned node, unsigned id)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < id; i++)
+		n += vm->vcpu[i]->guest_node == node;
+	return n;
+}
+
+/* What code of all vCPUs is made for. */
+static void init_common(struct xlat *x, struct vm *vm)
+{
+	if (cpu_has(&vm->cpuid, CPU_AVX))
+		x->xsave_mask = (uint32_t)cpuid_xcr0(&vm->cpuid);
+	x->counts = vm->clock.source == CLOCK_ICOUNT || vm->cfg.count_insns;
+}
+
+static struct emit emitter(const struct xcache *k)
+{
+	const struct host_code *code = xcache_code(k);
+
+	return (struct emit){ code->rw, code->rx - code->rw };
+}
+
+static int make_trampolines(struct xnode *n, struct vm *vm)
+{
+	const struct host_code *code = xcache_code(n->cache);
+	struct xlat x = { .e = emitter(n->cache) };
+
+	init_common(&x, vm);
+	xtramp_make(&x);
+	n->tramp = x.tramp;
+	if (x.e.p > code->rw + XLAT_FIXED_BYTES)
+		return -ENOSPC;
+	if (vm->cfg.code_made)
+		vm->cfg.code_made(vm->cfg.arg, (uint64_t)(uintptr_t)code->rx,
+				  (size_t)(x.e.p - code->rw), "trampolines");
+	return 0;
+}
+
+static size_t code_bytes(const struct vm *vm, unsigned vcpus)
+{
+	uint64_t bytes = MAX(CODE_BYTES / soft_of(vm)->nr_xnodes, CODE_BYTES_MIN);
+
+	if (vm->cfg.code_cache_bytes)
+		bytes = MAX(vm->cfg.code_cache_bytes, VMM_CODE_CACHE_MIN);
+	return MAX(bytes, vcpus * CODE_BYTES_VCPU) & PAGE_MASK;
+}
+
+static int xnode_create(struct xnode *n, struct vm *vm, const struct vcpu *first, unsigned vcpus)
+{
+	const struct xcache_config cfg = {
+		.bytes = code_bytes(vm, vcpus),
+		.fixed_bytes = XLAT_FIXED_BYTES,
+		.block_bytes = XBLOCK_CODE(XBLOCK_INSNS) * (vm->cfg.tally_code ? 2 : 1),
+		.spaces = vm->cfg.tally_code ? 1 : CODE_SPACES,
+		.seats = vcpus,
+		.host_node = first->host_node,
+	};
+	int err = xcache_create(&vm->host, &cfg, &n->cache);
+
+	return err ? err : make_trampolines(n, vm);
+}
+
+int xlat_vm_create(struct vm *vm)
+{
+	struct soft_vm *sv = soft_of(vm);
+	int err = 0;
+
+	if (vm->cfg.tally_code && vm->nr_vcpus != 1)
+		return -EINVAL; /* code of several would count for one */
+	for (unsigned i = 0; i < vm->nr_vcpus; i++)
+		sv->nr_xnodes = MAX(sv->nr_xnodes, vm->vcpu[i]->guest_node + 1);
+	sv->xnode = calloc(sv->nr_xnodes, sizeof(*sv->xnode));
+	if (!sv->xnode)
+		return -ENOMEM;
+	for (unsigned i = 0; i < vm->nr_vcpus && !err; i++) {
+		const struct vcpu *v = vm->vcpu[i];
+		struct xnode *n = &sv->xnode[v->guest_node];
+
+		if (!n->cache)
+			err = xnode_create(n, vm, v, vcpus_before(vm, v->guest_node, vm->nr_vcpus));
+	}
+	return err;
+}
+
+void xlat_vm_destroy(struct vm *vm)
+{
+	struct soft_vm *sv = soft_of(vm);
+
+	for (unsigned i = 0; sv->xnode && i < sv->nr_xnodes; i++)
+		xcache_destroy(sv->xnode[i].cache);
+	free(sv->xnode);
+	sv->xnode = NULL;
+}
+
 int xlat_create(struct cpu *c, int host_node)
 {
 	const struct host *h = &c->vm->host;
+	struct vcpu *v = c->vcpu;
+	struct xnode *n = &soft_of(c->vm)->xnode[v->guest_node];
 	struct xlat *x = h->ops->alloc(h->ctx, sizeof(*x), host_node);
 	int err;
 
 	if (!x)
 		return -ENOMEM;
 	c->xlat = x;
-	x->block = h->ops->alloc(h->ctx, BLOCKS_MAX * sizeof(*x->block), host_node);
-	x->hash = h->ops->alloc(h->ctx, HASH_SIZE * sizeof(*x->hash), host_node);
-	err = x->block && x->hash ? xgen_create(x, h, host_node) : -ENOMEM;
+	err = xgen_create(x, h, host_node);
 	if (!err && c->vm->cfg.tally_code)
 		err = xtally_create(c, host_node);
-	if (!err)
-		err = h->ops->code_map(h->ctx, code_bytes(c->vm), host_node, &x->code);
 	if (!err)
 		err = xret_create(c, host_node);
 	if (err) {
 		xlat_destroy(c);
 		return err;
 	}
-	x->e = (struct emit){ x->code.rw, x->code.rx - x->code.rw };
-	x->limit = x->code.rw + x->code.bytes - (x->tally ? 2 : 1) * XBLOCK_CODE_MAX;
-	if (cpu_has(&c->vm->cpuid, CPU_AVX))
-		x->xsave_mask = (uint32_t)cpuid_xcr0(&c->vm->cpuid);
-	xtramp_make(x);
-	tell_profiler(c, (uint64_t)(uintptr_t)x->code.rx, "trampolines", c->vcpu->id);
-	x->blocks_begin = x->e.p;
+	xcache_sit(n->cache, vcpus_before(c->vm, v->guest_node, v->id), v, &x->seat);
+	x->e = emitter(n->cache);
+	x->tramp = n->tramp;
+	init_common(x, c->vm);
 	decoder_init(&x->decoder, DECODE_64, &c->vm->cpuid);
-	x->counts = c->icount || c->vm->cfg.count_insns;
 	x->tsc_inline = ticks_are_tsc(c);
 	c->x.self = c;
 	c->x.vec_gate = x->tramp.vec_load;
@@ -106,15 +204,9 @@ void xlat_destroy(struct cpu *c)
 
 	if (!x)
 		return;
-	if (x->code.rw)
-		h->ops->code_unmap(h->ctx, &x->code);
 	xgen_destroy(x, h);
 	xtally_destroy(c);
 	xret_destroy(c);
-	if (x->hash)
-		h->ops->free(h->ctx, x->hash, HASH_SIZE * sizeof(*x->hash));
-	if (x->block)
-		h->ops->free(h->ctx, x->block, BLOCKS_MAX * sizeof(*x->block));
 	h->ops->free(h->ctx, x, sizeof(*x));
 	c->xlat = NULL;
 }
@@ -182,23 +274,20 @@ void xlat_sync(struct cpu *c)
 {
 	uint32_t now = codemap_invalidations(c->codemap);
 
+	xcache_check(&c->xlat->seat);
 	if (likely(c->xlat->seen == now))
 		return;
 	c->xlat->seen = now;
 	forget_jumps(c);
 }
 
+void xlat_leave(struct cpu *c)
+{
+	if (c->xlat->seat.epoch)
+		xcache_leave(&c->xlat->seat);
+}
+
 /* --- blocks ------------------------------------------------------------------------ */
-
-static bool xblock_alive(const struct xblock *b)
-{
-	return atomic_load_explicit(b->page_version, memory_order_acquire) == b->version;
-}
-
-static uint32_t *bucket(struct xlat *x, uint64_t hva)
-{
-	return &x->hash[(hva ^ hva >> 15) % HASH_SIZE];
-}
 
 enum xvec xlat_vec(const struct cpu *c)
 {
@@ -212,93 +301,129 @@ enum xvec xlat_vec(const struct cpu *c)
 	return (c->s.xcr0 & avx512) == avx512 ? XVEC_AVX512 : XVEC_AVX;
 }
 
-static struct xblock *xblock_find(struct cpu *c, uint64_t hva, bool plain)
+static uint64_t key_of(const struct cpu *c, uint64_t hva, bool plain)
 {
-	struct xlat *x = c->xlat;
-	uint32_t *p = bucket(x, hva);
-	enum xvec vec = xlat_vec(c);
+	return xcache_key(hva, xlat_vec(c) | (plain ? 4u : 0) | (c->x.user ? 8u : 0));
+}
 
-	while (*p) {
-		struct xblock *b = &x->block[*p - 1];
+/* See codemap.h, 5. */
+static struct xblock *xblock_find(struct cpu *c, uint64_t hva, bool plain, uint64_t since)
+{
+	uint64_t key = key_of(c, hva, plain);
+	struct xblock *b = xcache_find(&c->xlat->seat, key, since);
 
-		if (!xblock_alive(b))
-			*p = b->hash_next;
-		else if (b->hva == hva && b->vec == vec && b->plain == plain &&
-			 b->user == c->x.user)
-			return b;
-		else
-			p = &b->hash_next;
+	while (b && unlikely(codemap_is_asked(c))) {
+		codemap_answer(c);
+		codemap_verify(c);
+		b = xcache_find(&c->xlat->seat, key, since);
 	}
-	return NULL;
+	return b;
 }
 
-static void flush(struct cpu *c)
+/* Whatever was known of blocks may be void after this. */
+static void join(struct cpu *c)
 {
-	struct xlat *x = c->xlat;
-
-	xtally_fold(x);
-	memset(x->hash, 0, HASH_SIZE * sizeof(*x->hash));
-	x->nr_blocks = 0;
-	x->flushes++;
-	stat_add(&c->vcpu->stats, STAT_CACHE_FLUSHES, 1);
-	x->e.p = x->blocks_begin;
-	forget_jumps(c);
+	if (unlikely(xcache_join(&c->xlat->seat)))
+		forget_jumps(c);
 }
 
+/*
+ * No room for another block: can there be? Others have been told to come by, and do so at
+ * once unless something else has their PU. It is let have ours a few times; then the
+ * interpreter goes on, and somebody tries again.
+ */
+static bool make_room(struct cpu *c)
+{
+	const struct host *h = &c->vm->host;
+	enum xcache_turned how = xcache_turn(&c->xlat->seat);
+
+	for (unsigned i = 0; i < YIELDS && how == XCACHE_REFUSED; i++) {
+		h->ops->thread_yield(h->ctx);
+		how = xcache_turn(&c->xlat->seat);
+	}
+	if (how == XCACHE_REFUSED)
+		return false;
+	if (how == XCACHE_TURNED)
+		stat_add(&c->vcpu->stats, STAT_CACHE_FLUSHES, 1);
+	xtally_fold(c->xlat);
+	join(c);
+	return true;
+}
+
+bool xlat_room(struct xlat *x, unsigned insns, unsigned *number)
+{
+	size_t bytes = XBLOCK_CODE(insns) * (x->tally ? 2 : 1);
+
+	if (xtally_full(x) || !xcache_room(&x->seat, bytes))
+		return false;
+	x->e.p = x->seat.next;
+	*number = x->seat.number;
+	return true;
+}
+
+/* NULL: the cache is full, and others are not yet where it can be emptied. */
 static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, bool plain)
 {
 	struct xlat *x = c->xlat;
 	enum vcpu_doing before = vcpu_doing(c->vcpu, DOING_TRANSLATE);
-	struct xblock *b;
-	uint32_t *head;
+	struct xblock draft, *b = NULL;
+	/* Asked before the work of decoding, and when it is known how much there must be. */
+	bool room = xcache_room(&x->seat, XBLOCK_CODE(0)) || make_room(c);
 
-	if (x->nr_blocks == BLOCKS_MAX || x->e.p > x->limit || xtally_full(x))
-		flush(c);
-	b = &x->block[x->nr_blocks];
-	*b = (struct xblock){
-		.hva = hva,
-		.page_version = codemap_version(c->codemap, gpa),
-		.vec = (uint8_t)xlat_vec(c),
-		.plain = plain,
-		.user = c->x.user,
-	};
-	xgen_block(c, b, x->nr_blocks, gpa & PAGE_MASK);
-	head = bucket(x, hva);
-	b->hash_next = *head;
-	*head = ++x->nr_blocks;
-	stat_add(&c->vcpu->stats, STAT_TRANSLATIONS, 1);
-	tell_profiler(c, b->enter_jump, c->cpl ? "user" : "kernel", c->s.rip);
+	while (room && !b) {
+		draft = (struct xblock){
+			.key = key_of(c, hva, plain),
+			.hva = hva,
+			.page_version = codemap_version(c->codemap, gpa),
+			.vec = (uint8_t)xlat_vec(c),
+			.plain = plain,
+			.user = c->x.user,
+		};
+		if (xgen_block(c, &draft, gpa & PAGE_MASK))
+			b = xcache_add(&x->seat, &draft, x->e.p);
+		else
+			room = make_room(c);
+	}
+	if (b) {
+		stat_add(&c->vcpu->stats, STAT_TRANSLATIONS, 1);
+		tell_profiler(c, draft.enter_jump, c->cpl ? "user" : "kernel", c->s.rip);
+	}
 	vcpu_doing(c->vcpu, before);
 	return b;
 }
 
 bool xlat_knows(struct cpu *c, uint64_t hva)
 {
-	return xblock_find(c, hva, false);
+	return xblock_find(c, hva, false, 0);
 }
 
-/* The block at s.rip. NULL: a fault is pending. */
-static struct xblock *xblock_get(struct cpu *c, bool plain)
+/*
+ * The block at s.rip, not older than epoch @since. NULL: a fault is pending, or there is
+ * none and the interpreter goes on.
+ */
+static struct xblock *xblock_get(struct cpu *c, bool plain, uint64_t since)
 {
-	uint64_t gva = c->s.rip, gpa;
+	uint64_t gva = c->s.rip, gpa, hva;
 	const struct tlb_entry *e = tlb_slot(c, gva);
 	const uint8_t *page;
 	struct xblock *b;
 
+	join(c);
 	if (likely(e->exec == tlb_key(c, gva, 1))) {
-		b = xblock_find(c, gva + e->addend, plain);
+		b = xblock_find(c, gva + e->addend, plain, since);
 		if (likely(b))
 			return b;
 	}
 	page = mmu_fetch(c, gva, &gpa);
 	if (!page)
 		return NULL;
-	gpa |= gva & ~PAGE_MASK;
-	b = xblock_find(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK), plain);
-	return b ? b : xblock_make(c, (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK), gpa, plain);
+	hva = (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK);
+	b = xblock_find(c, hva, plain, since);
+	return b ? b : xblock_make(c, hva, gpa | (gva & ~PAGE_MASK), plain);
 }
 
-static void link_edge(struct xlat *x, struct xedge *g, const struct xblock *to)
+/* Others may be at it, too; each leaves the edge leading to a block that will do. */
+static void link_edge(struct xlat *x, const struct xedge *g, const struct xblock *to)
 {
 	uint64_t target = g->flags_host ? to->enter_host : to->enter_mem;
 
@@ -316,10 +441,10 @@ static void link_edge(struct xlat *x, struct xedge *g, const struct xblock *to)
 /* FIP and FDP would tell addresses of ours. */
 static void hide_host_addresses(struct cpu *c)
 {
+	const struct host_code *code = xcache_code(c->xlat->seat.cache);
 	struct fx_image *fx = xstate_fx(&c->s);
-	uint64_t rx = (uint64_t)(uintptr_t)c->xlat->code.rx;
 
-	if (fx->ip - rx < c->xlat->code.bytes) {
+	if (fx->ip - (uint64_t)(uintptr_t)code->rx < code->bytes) {
 		fx->ip = fx->dp = 0;
 		fx->opcode = 0;
 	}
@@ -350,27 +475,30 @@ static void enter(struct cpu *c, const struct xblock *b)
 }
 
 /* The block, and its edge, to which xwhat_edge() has led. */
-static struct xblock *left_block(const struct cpu *c)
+static const struct xblock *left_block(const struct cpu *c)
 {
-	return &c->xlat->block[c->x.what / XBLOCK_EDGES];
+	return xcache_block(c->xlat->seat.cache, c->x.what / XBLOCK_EDGES);
 }
 
-static struct xedge *left_edge(const struct cpu *c)
+static const struct xedge *left_edge(const struct cpu *c)
 {
 	return &left_block(c)->edge[c->x.what % XBLOCK_EDGES];
 }
 
-/* A jump within its page that is not linked yet. */
-static struct xblock *follow_edge(struct cpu *c, struct xblock *from, struct xedge *g)
+/*
+ * A jump within its page that is not linked yet. Blocks of one page and one version live
+ * and die together, but for one that finds itself gone: its code says so to whoever comes.
+ * The target shall not be older, or its memory would be used again while links lead there.
+ */
+static struct xblock *follow_edge(struct cpu *c, const struct xblock *from, const struct xedge *g)
 {
 	struct xlat *x = c->xlat;
-	uint64_t hva = (from->hva & PAGE_MASK) + g->target;
-	unsigned flushes = x->flushes;
+	uint64_t hva = (from->hva & PAGE_MASK) + g->target, epoch = x->seat.epoch;
 	struct xblock *to;
 
 	c->s.rip = c->block_rip + g->target;
-	to = xblock_get(c, false);
-	if (to && to->hva == hva && x->flushes == flushes && xblock_alive(from)) {
+	to = xblock_get(c, false, from->epoch);
+	if (to && x->seat.epoch == epoch && to->hva == hva && to->version == from->version) {
 		link_edge(x, g, to);
 		stat_add(&c->vcpu->stats, STAT_LINKS, 1);
 	}
@@ -426,7 +554,7 @@ enum xlat_result xlat_run(struct cpu *c)
 
 	xlat_asid_changed(c);
 	note_clock(c);
-	b = xblock_get(c, false);
+	b = xblock_get(c, false, 0);
 	while (b) {
 		if (likely(!b->plain))
 			remember_jump(c, b);
@@ -441,7 +569,7 @@ enum xlat_result xlat_run(struct cpu *c)
 			if (unlikely(x->counts && c->insns >= c->insns_stop))
 				return XLAT_ATTEND; /* before a fault of the next fetch */
 			stat_add(&c->vcpu->stats, STAT_LOOKUPS, 1);
-			b = xblock_get(c, false);
+			b = xblock_get(c, false, 0);
 			break;
 		case XEXIT_ATTEND:
 			if (unlikely(c->x.return_sp < c->x.return_limit))
@@ -454,8 +582,8 @@ enum xlat_result xlat_run(struct cpu *c)
 			c->s.rip = c->block_rip + left_edge(c)->target;
 			return XLAT_ATTEND;
 		case XEXIT_STALE:
-			x->block[c->x.what].version--; /* dead */
-			b = xblock_get(c, false);
+			xcache_block(x->seat.cache, c->x.what)->gone = true;
+			b = xblock_get(c, false, 0);
 			break;
 		case XEXIT_EDGE:
 			b = follow_edge(c, left_block(c), left_edge(c));
@@ -466,28 +594,13 @@ enum xlat_result xlat_run(struct cpu *c)
 				c->insns += xwhat_retired(c->x.what);
 			if (!(c->x.what & XWHAT_PLAIN))
 				return XLAT_INTERP;
-			b = xblock_get(c, true);
+			b = xblock_get(c, true, 0);
 		}
 	}
-	return XLAT_FAULT;
+	return c->fault.pending ? XLAT_FAULT : XLAT_INTERP;
 }
 
 /* --- host faults ---------------------------------------------------------------------- */
-
-static const struct xblock *block_at(const struct xlat *x, uint64_t pc)
-{
-	unsigned lo = 0, hi = x->nr_blocks;
-
-	while (lo < hi) {
-		unsigned mid = (lo + hi) / 2;
-
-		if (x->block[mid].enter_jump <= pc)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo ? &x->block[lo - 1] : NULL;
-}
 
 /*
  * A guest instruction made the host's processor fault: division, an unmasked
@@ -501,9 +614,9 @@ bool xlat_host_fault(struct cpu *c, struct host_fault *f)
 	const struct xmark *m;
 	unsigned i;
 
-	if (!x || f->pc - (uint64_t)(uintptr_t)x->code.rx >= x->code.bytes)
+	if (!x)
 		return false;
-	b = block_at(x, f->pc);
+	b = xcache_at(x->seat.cache, f->pc);
 	if (!b || !b->nr_marks)
 		return false;
 	for (i = 1; i < b->nr_marks && b->enter_jump + b->marks[i].code <= f->pc; i++)

@@ -19,6 +19,10 @@ enum xlat_result {
 	XLAT_FAULT   /* c->fault is pending, by the fetch at s.rip */
 };
 
+/* A code cache for each guest node with vCPUs, which must stand. -errno */
+int xlat_vm_create(struct vm *vm);
+void xlat_vm_destroy(struct vm *vm);
+
 int xlat_create(struct cpu *c, int host_node); /* c->xlat; on the vCPU's thread. -errno */
 void xlat_destroy(struct cpu *c);
 
@@ -27,6 +31,9 @@ enum xlat_result xlat_run(struct cpu *c);
 
 /* At serialising points: forget what others have modified. */
 void xlat_sync(struct cpu *c);
+
+/* The vCPU stops running: others shall not wait for it. */
+void xlat_leave(struct cpu *c);
 
 /* ASIDs or CPL have changed: what emitted code tests follows. */
 void xlat_asid_changed(struct cpu *c);

@@ -1013,7 +1013,7 @@ static void emit_interp(struct gen *g, unsigned off)
 	xgen_exit(g, XEXIT_INTERP, xwhat(off, xgen_retired(g)));
 }
 
-bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_gpa)
+bool xgen_block(struct cpu *c, struct xblock *b, uint64_t page_gpa)
 {
 	struct gen *g = c->xlat->gen;
 	unsigned end, i;
@@ -1023,16 +1023,18 @@ bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_
 	g->x = c->xlat;
 	g->e = &c->xlat->e;
 	g->b = b;
-	g->number = number;
 	g->nr_cold = 0;
 	g->vec_live = false;
 	g->held = g->sp_lag = 0;
 	g->loop = (struct loop){ .on = false };
 	g->index = g->counted = g->nr_edges = 0;
 	end = xlat_decode(g, page_gpa);
+	if (!xlat_room(g->x, g->nr_insns, &g->number))
+		return false;
 	g->flags = b->flags_live ? FLAGS_MEM : FLAGS_DEAD;
 	emit_entries(g);
-	if (g->crosses && end > PAGE_SIZE)
+	b->crosses = g->crosses && end > PAGE_SIZE;
+	if (b->crosses)
 		emit_crossing(g);
 	if (g->loop.on)
 		xloop_head(g);

@@ -19,12 +19,16 @@
 #include "cpu/block.h"
 #include "cpu/emit.h"
 #include "cpu/soft.h"
+#include "cpu/xcache.h"
 #include "cpu/xlat.h"
 
 #include <Zydis/Zydis.h>
 
-#define XBLOCK_INSNS    64
-#define XBLOCK_CODE_MAX 32768 /* bytes of host code a block can make at the most */
+#define XLAT_FIXED_BYTES KIB(16) /* of a code cache, for trampolines at its begin */
+
+#define XBLOCK_INSNS   64
+/* Bytes of host code that a block of @n instructions can make at the most. */
+#define XBLOCK_CODE(n) (((n) + 4) * 512u)
 
 enum xlat_exit {
 	XEXIT_EDGE,        /* what: xwhat_edge() */
@@ -74,11 +78,14 @@ struct xedge {
 	bool flags_host;
 };
 
+/* Constant once it is added to the cache, but for what is atomic; see xcache.h. */
 struct xblock {
-	uint64_t hva;
+	uint64_t key; /* xcache_key() */
 	const _Atomic uint32_t *page_version;
 	uint32_t version;
-	uint32_t hash_next; /* number + 1 */
+	_Atomic uint32_t hash_next; /* number + 1; the cache's */
+	uint64_t epoch;             /* it was added in */
+	uint64_t hva;
 	uint64_t enter_host, enter_mem,
 		enter_jump;  /* flags in the host's, in c->fl; and the jump cache's tag in r10 */
 	uint64_t enter_poll; /* looks at attention first; 0: flags are alive here */
@@ -87,10 +94,19 @@ struct xblock {
 	bool flags_live;     /* reads flags before it writes them all */
 	bool plain;          /* accesses are looked up one by one */
 	bool user;           /* CPL is not 0 */
+	bool crosses;        /* its last instruction reaches into the next page */
+	_Atomic bool gone;   /* is not what it was; never taken back */
 	uint8_t nr_insns;
 	uint16_t nr_marks;
 	const struct xmark *marks;
 };
+
+/* Dead ones stay dead: a page's version never comes back. */
+static inline bool xblock_alive(const struct xblock *b)
+{
+	return atomic_load_explicit(b->page_version, memory_order_acquire) == b->version &&
+	       !atomic_load_explicit(&b->gone, memory_order_relaxed);
+}
 
 /* Which instruction a host address belongs to, for host faults. */
 struct xmark {
@@ -113,15 +129,10 @@ struct xtramp {
 };
 
 struct xlat {
-	struct host_code code;
-	uint8_t *returns; /* RETURN_BYTES */
+	struct xseat seat; /* at the cache of its guest node */
+	uint8_t *returns;  /* RETURN_BYTES */
 	struct emit e;
-	uint8_t *limit, *blocks_begin;
 	struct xtramp tramp;
-	struct xblock *block;
-	unsigned nr_blocks;
-	unsigned flushes; /* when it changes, blocks and edges have gone */
-	uint32_t *hash;
 	uint32_t xsave_mask;     /* components the guest is offered; 0: FXSAVE will do */
 	bool tsc_inline;         /* the host's TSC is the clock */
 	bool counts;             /* c->insns is kept: costs three instructions a block */
@@ -138,6 +149,8 @@ enum xvec { XVEC_NONE, XVEC_SSE, XVEC_AVX, XVEC_AVX512 };
 enum xvec xlat_vec(const struct cpu *c); /* xlat.c */
 /* Is there a block that begins at @hva, in the present mode? */
 bool xlat_knows(struct cpu *c, uint64_t hva);
+/* Before code is emitted: room at x->e for a block of @insns, which will be @number. */
+bool xlat_room(struct xlat *x, unsigned insns, unsigned *number);
 
 /* xlat_tramp.c */
 void xtramp_make(struct xlat *x);
@@ -168,10 +181,13 @@ void xret_forget_page(struct cpu *c, uint64_t gva);
 /* It is full: keep the newer half. */
 void xret_make_room(struct cpu *c);
 
-/* xlat_gen.c: translate the block at (@hva, offset @off in its page) into *b. False: nothing. */
+/*
+ * xlat_gen.c: translate the block at b->hva, in the page at @page_gpa, into *b.
+ * False: there is no room for it.
+ */
 int xgen_create(struct xlat *x, const struct host *h, int node);
 void xgen_destroy(struct xlat *x, const struct host *h);
-bool xgen_block(struct cpu *c, struct xblock *b, unsigned number, uint64_t page_gpa);
+bool xgen_block(struct cpu *c, struct xblock *b, uint64_t page_gpa);
 
 /* jump_slot() of the RIP in @rip. Clobbers flags. */
 static inline void emit_jump_slot(struct emit *e, unsigned dst, unsigned rip)

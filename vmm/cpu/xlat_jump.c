@@ -91,6 +91,8 @@ void xjump_edge(struct gen *g, unsigned cc, int32_t target)
 		emit_dispatch(g, n, false);
 		return;
 	}
+	if (in_page(target))
+		emit_align_rel32(g->e, cc == 16 ? 1 : 2);
 	k = xgen_cold(g, in_page(target) ? COLD_EDGE : COLD_FAR);
 	if (k->kind == COLD_EDGE)
 		k->edge = (uint8_t)g->nr_edges++;
@@ -175,6 +177,7 @@ static void emit_call_edge(struct gen *g, struct insn *n, int32_t target)
 	k->target = target;
 	k->insn = n;
 	k->call = true;
+	emit_align_rel32(g->e, 1);
 	emit_call(g->e, 0);
 	k->from = g->e->p - 4;
 }

@@ -1,6 +1,7 @@
 /*
  * xlat_tramp.c - the fixed pieces of translated code: into it, out of it, and to
- * the page walk and back. Made once a vCPU, at the begin of its code cache.
+ * the page walk and back. Made once for each code cache, at its begin; what is a vCPU's
+ * is reached by GS.
  */
 #include "cpu/xlat_int.h"
 

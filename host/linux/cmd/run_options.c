@@ -68,7 +68,7 @@ static const struct option table[] = {
 	{ "halt-poll", "NS", OPT_NUMBER, OFFSET(halt_poll_ns), .max = HALT_POLL_MAX_NS,
 	  .help = "how long an idle vCPU may poll before it sleeps (0 where PUs are shared)" },
 	{ "code-cache", "SIZE", OPT_SIZE, OFFSET(code_cache), .min = VMM_CODE_CACHE_MIN,
-	  .max = GIB(1), .help = "translated code a CPU keeps, software engine (8M to 32M)" },
+	  .max = GIB(1), .help = "translated code a guest node keeps, software engine (32M or 16M)" },
 	{ "config", "FILE.yaml", OPT_TEXT, OFFSET(config), .flag_only = true,
 	  .help = "read options from a file; keys are these names, flags override" },
 	{ "console", "WHERE", OPT_TEXT, OFFSET(console),
