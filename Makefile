@@ -37,7 +37,7 @@ CFLAGS	+= $(CSTD) $(OPT.$(MODE)) $(WARN) -fPIC -fvisibility=default -pthread -fn
 # them alone; tools/check-vectors looks whether it does. Sanitizers' own code does not.
 ifneq ($(filter rel dbg,$(MODE)),)
 QUIET	:= $(addprefix $B/vmm/,$(patsubst %,cpu/%.o,xlat_call xlat_rep xlat xlat_return mmu codemap debug lapic \
-	   exception system control far segment msr pv) mem/gmem.o)
+	   lapic_regs lapic_timer exception system control far segment msr pv) mem/gmem.o)
 $(QUIET): CFLAGS += -mgeneral-regs-only -fno-jump-tables \
 	   $(if $(findstring clang,$(CC)),-fno-builtin,-fno-tree-loop-distribute-patterns)
 $B/vmm/cpu/xlat_tramp.o: CFLAGS += -DXLAT_QUIET=1
@@ -269,23 +269,24 @@ build/tests/cli/threads: tests/cli/threads.c
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -pthread -o $@ $<
-build/tests/lab/where: tests/lab/where.c
+build/tests/lab/%: tests/lab/%.c
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -o $@ $<
-build/lab/initrd: $B/alcazar $B/pin_cores $(GUEST_BIN) build/tests/lab/where build/tests/cli/threads \
-		build/guest/initrd \
-		$(filter %/test_kvm,$(UNIT_BIN)) $(wildcard tests/lab/* tests/lab/t/*) tests/guest/programs
+# Unit tests that run on the lab's KVM, too.
+LAB_UNITS := $(addprefix $B/tests/unit/test_,carry engines kvm kvm_refusals)
+build/lab/initrd: $B/alcazar $B/pin_cores $(GUEST_BIN) build/tests/lab/where build/tests/lab/hold build/tests/cli/threads \
+		build/guest/initrd $(LAB_UNITS) $(wildcard tests/lab/* tests/lab/t/*) tests/guest/programs
 	$(call say,LAB)
-	$(Q)tests/lab/make $B build/lab
+	$(Q)tests/lab/make $B build/lab $(LAB_UNITS)
 lab-parts: all guests kernel initrd
 	@$(MAKE) --no-print-directory build/lab/initrd build/tests/lab/where
 lab: ## boot the NUMA lab, an emulated host with AMD-V and 4 nodes: a shell, or TESTS="place live"
 	@tools/install-deps && tools/install-deps lab
 	@$(MAKE) --no-print-directory lab-parts
 	@tests/lab/run build/lab $(TESTS)
-LABS := lab
-check-lab: ## placement, memory, moves in the lab; LABS=labkvm: KVM; LAB=host: on this host
+LABS := lab labkvm
+check-lab: ## placement, memory, moves, KVM in the lab; LABS selects; LAB=host: on this host
 	@tools/install-deps && tools/install-deps lab
 	@$(MAKE) --no-print-directory lab-parts
 	@LOGS=check-lab B=$B MODE=$(MODE) tests/run $(if $(filter host,$(LAB)),labhost,$(LABS))

@@ -4,8 +4,8 @@
  *
  * Guest RAM is mapped exactly once: the kernel moves a page between nodes for an
  * unprivileged process only when nothing else maps it. It is a memfd, so that it can be
- * shared, and others can see how much of it is in use (ledger_mem.c); but where the kernel
- * is to make huge pages, and makes them of anonymous memory only, it is that.
+ * shared, and others can see how much of it is in use (ledger_mem.c); but where huge pages
+ * are asked for, or pay, and the kernel makes them of anonymous memory only, it is that.
  */
 #include "linux.h"
 #include "mem_compat.h"
@@ -43,7 +43,8 @@ static bool wants_thp(const struct host_mem_attr *a)
 
 static bool is_anonymous(const struct host_mem_attr *a)
 {
-	return a->page_bytes == MEM_PAGES_THP && !linux_thp_of_memfds() && linux_thp_of_anonymous();
+	return (a->page_bytes == MEM_PAGES_THP || (wants_thp(a) && a->huge_pays)) &&
+	       !linux_thp_of_memfds() && linux_thp_of_anonymous();
 }
 
 /* Anonymous memory has an empty memfd nevertheless, which tells others that it is there. */

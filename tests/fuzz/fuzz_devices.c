@@ -8,19 +8,10 @@
  *   - a snapshot loads, and saves again as the same bytes;
  *   - nothing is left behind on the host.
  */
-#include "host/sim/platform.h"
-
-#include <stdio.h>
-#include <stdlib.h>
+#include "program.h"
 
 /* Enough for the events of a storm, and no more than a test has time for. */
 #define WAIT_MAX_NS (20 * NSEC_PER_MSEC)
-#define SNAP_BYTES  8192
-
-struct input {
-	const uint8_t *data;
-	size_t left;
-};
 
 enum op {
 	OP_READ,
@@ -37,22 +28,6 @@ enum op {
 	OP_LONG_WAIT,
 	OP_COUNT
 };
-
-static void check(bool ok, const char *what)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "fuzz_devices: %s\n", what);
-	abort();
-}
-
-static uint8_t take(struct input *in)
-{
-	if (!in->left)
-		return 0;
-	in->left--;
-	return *in->data++;
-}
 
 static uint64_t take_u64(struct input *in)
 {
@@ -98,20 +73,6 @@ static void give_input(struct platform *p, struct input *in)
 	for (size_t i = 0; i < n; i++)
 		buf[i] = take(in);
 	check(dev_input(platform_dev(p, "serial"), buf, n) <= n, "more input taken than given");
-}
-
-static void save_and_load(struct platform *p)
-{
-	static uint8_t first[SNAP_BYTES], second[SNAP_BYTES];
-	struct snap a = { .buf = first, .capacity = sizeof(first) };
-	struct snap b = { .buf = second, .capacity = sizeof(second) };
-	struct snap load;
-
-	check(!platform_snapshot(p, &a), "a snapshot was refused");
-	load = (struct snap){ .buf = first, .capacity = a.pos, .loading = true };
-	check(!platform_snapshot(p, &load), "a snapshot just saved did not load");
-	check(!platform_snapshot(p, &b), "a loaded snapshot was refused");
-	check(a.pos == b.pos && !memcmp(first, second, a.pos), "a snapshot changed by loading");
 }
 
 /* A good snapshot with some bytes changed, and perhaps an early end. */

@@ -9,17 +9,13 @@
  *   - the bridge, the IOAPIC and RAM never answer as another device;
  *   - a snapshot loads, and saves again as the same bytes.
  */
-#include "host/sim/platform.h"
+#include "program.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-
-#define ECAM       0xe0000000ull
-#define FUNCTIONS  3
-#define BRIDGE_ID  0x00081b36u
-#define TEST_ID    0x10f01af4u
-#define SNAP_BYTES 8192
-#define WAIT_NS    5000
+#define ECAM      0xe0000000ull
+#define FUNCTIONS 3
+#define BRIDGE_ID 0x00081b36u
+#define TEST_ID   0x10f01af4u
+#define WAIT_NS   5000
 
 static const uint64_t places[] = {
 	0,          0x1000,          0xbffff000, 0xc0000000, 0xc0001000, 0xc0002000,
@@ -44,28 +40,7 @@ enum op {
 	OP_COUNT
 };
 
-struct input {
-	const uint8_t *data;
-	size_t left;
-};
-
 static struct platform *p;
-
-static void check(bool ok, const char *what)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "fuzz_pci: %s\n", what);
-	abort();
-}
-
-static uint8_t take(struct input *in)
-{
-	if (!in->left)
-		return 0;
-	in->left--;
-	return *in->data++;
-}
 
 static uint64_t take_value(struct input *in)
 {
@@ -152,20 +127,6 @@ static void ports(struct input *in)
 	access(&p->vm->pio, port, 1u << how % 3, how & 4, take_value(in));
 }
 
-static void save_and_load(void)
-{
-	static uint8_t first[SNAP_BYTES], second[SNAP_BYTES];
-	struct snap a = { .buf = first, .capacity = sizeof(first) };
-	struct snap b = { .buf = second, .capacity = sizeof(second) };
-	struct snap load;
-
-	check(!platform_snapshot(p, &a), "a snapshot was refused");
-	load = (struct snap){ .buf = first, .capacity = a.pos, .loading = true };
-	check(!platform_snapshot(p, &load), "a snapshot just saved did not load");
-	check(!platform_snapshot(p, &b), "a loaded snapshot was refused");
-	check(a.pos == b.pos && !memcmp(first, second, a.pos), "a snapshot changed by loading");
-}
-
 static void load_hostile(struct input *in)
 {
 	static uint8_t buf[SNAP_BYTES];
@@ -212,7 +173,7 @@ static void step(struct input *in)
 		dev_reset(p->vm->dev[p->vm->nr_devs - 1 - take(in) % FUNCTIONS]);
 		break;
 	case OP_SNAPSHOT:
-		save_and_load();
+		save_and_load(p);
 		break;
 	case OP_HOSTILE_SNAPSHOT:
 		load_hostile(in);

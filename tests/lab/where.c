@@ -6,7 +6,8 @@
  *
  * A line for each mapping of guest memory: its address, its policy as numa_maps has it,
  * then "N<node>=<pages>" for each node, and "absent=<pages>" if some are not there. Pages
- * are base pages. Shares no code with the command that it checks.
+ * are base pages. Guest memory is what neither core dumps nor children get. Shares no code
+ * with the command that it checks.
  */
 #include <inttypes.h>
 #include <stdbool.h>
@@ -19,7 +20,6 @@
 #define PAGE      4096ul
 #define BATCH     4096
 #define NODES_MAX 1024
-#define GUEST_MAP "/memfd:guest"
 
 static unsigned long on_node[NODES_MAX], absent;
 
@@ -86,21 +86,23 @@ static bool report(int pid, uintptr_t from, uintptr_t to)
 int main(int argc, char **argv)
 {
 	int pid = argc == 2 ? atoi(argv[1]) : 0;
+	uintptr_t from = 0, to = 0;
 	char path[64], line[4096];
 	unsigned found = 0;
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	snprintf(path, sizeof(path), "/proc/%d/smaps", pid);
 	f = pid > 0 ? fopen(path, "r") : NULL;
 	if (!f) {
 		fprintf(stderr, "usage: where PID\n");
 		return 2;
 	}
 	while (fgets(line, sizeof(line), f)) {
-		uintptr_t from, to;
+		uintptr_t a, b;
 
-		if (!strstr(line, GUEST_MAP) ||
-		    sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &from, &to) != 2)
+		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &a, &b) == 2)
+			from = a, to = b;
+		if (strncmp(line, "VmFlags:", 8) || !strstr(line, " dd") || !strstr(line, " dc"))
 			continue;
 		if (!report(pid, from, to))
 			return 1;

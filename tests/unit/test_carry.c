@@ -7,7 +7,7 @@
  * is stopped where a kick happens to find it. Without /dev/kvm it goes from the
  * translator to the interpreter.
  */
-#include "flat.h"
+#include "run_until.h"
 
 #include "cpu/xstate.h"
 #include "host/linux/host_linux.h"
@@ -15,12 +15,9 @@
 #include "host/linux/kvm/kvm.h"
 #include "host/linux/kvm/probe.h"
 
-#include <pthread.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -31,7 +28,6 @@
 #define ADD     1442695040888963407ull
 #define STEPS   200u /* a leg, at least */
 #define LEGS    6
-#define LEG_S   60
 #define VECTOR  0x40
 #define HANDLER 0x110000u
 
@@ -64,57 +60,23 @@ static bool have_kvm, kvm_is_slow;
 /* --- a leg --------------------------------------------------------------------------- */
 
 struct leg {
-	struct flat *f;
-	pthread_t runner;
 	uint64_t steps, ticks;
-	_Atomic bool over;
 };
 
-static void nap(void)
+static bool far_enough(const struct flat *f, void *arg)
 {
-	nanosleep(&(struct timespec){ .tv_nsec = 500000 }, NULL);
-}
+	const struct leg *l = arg;
 
-/* Lets it run for a while, then kicks it until it has come out. */
-static void *kicker(void *arg)
-{
-	struct leg *l = arg;
-
-	for (unsigned i = 0; i < LEG_S * 2000 && !atomic_load(&l->over); i++) {
-		if (gmem_load_u64(l->f->ram + COUNT) >= l->steps + STEPS &&
-		    gmem_load_u64(l->f->ram + TICKS) >= l->ticks + 2)
-			break;
-		vcpu_post(l->f->vcpu, VCPU_INTR); /* this thread has no alarm */
-		nap();
-	}
-	while (!atomic_load(&l->over)) {
-		vcpu_post(l->f->vcpu, VCPU_PARK);
-		pthread_kill(l->runner, SIGRTMIN);
-		nap();
-	}
-	return NULL;
+	return gmem_load_u64(f->ram + COUNT) >= l->steps + STEPS &&
+	       gmem_load_u64(f->ram + TICKS) >= l->ticks + 2;
 }
 
 static void run_leg(struct flat *f)
 {
-	struct leg l = { .f = f,
-			 .runner = pthread_self(),
-			 .steps = load_u64(f->ram + COUNT),
-			 .ticks = load_u64(f->ram + TICKS) };
-	struct vcpu_exit x = { .reason = EXIT_KICK };
-	pthread_t t;
+	struct leg l = { load_u64(f->ram + COUNT), load_u64(f->ram + TICKS) };
 
-	atomic_store(&f->vcpu->events, 0);
-	atomic_store(&f->vcpu->mode, VCPU_GUEST);
-	assert_int_equal(pthread_create(&t, NULL, kicker, &l), 0);
-	do
-		assert_int_equal(f->vm->engine->run(f->vcpu, &x), 0);
-	while (x.reason == EXIT_KICK && !(atomic_load(&f->vcpu->events) & VCPU_PARK));
-	atomic_store(&l.over, true);
-	pthread_join(t, NULL);
-	assert_int_equal(x.reason, EXIT_KICK);
-	assert_true(load_u64(f->ram + COUNT) >= l.steps + STEPS);
-	assert_true(load_u64(f->ram + TICKS) >= l.ticks + 2);
+	assert_int_equal(run_until(f, far_enough, &l), EXIT_KICK);
+	assert_true(far_enough(f, &l));
 }
 
 static const uint8_t pi[10] = { 0x35, 0xc2, 0x68, 0x21, 0xa2, 0xda, 0x0f, 0xc9, 0, 0x40 };

@@ -28,6 +28,7 @@ static char why[300];
 static struct {
 	uint64_t bytes[NODES][NODES]; /* [the thread's node][the memory's node] */
 	uint64_t calls;
+	unsigned mapped, huge_pay; /* regions; those for which huge pages were said to pay */
 } seen;
 
 /* --- who does what ----------------------------------------------------------------------- */
@@ -62,6 +63,13 @@ static int watched_thread(void *ctx, const struct host_thread_attr *attr, struct
 	return sim.ops->thread_create(ctx, &mine, out);
 }
 
+static int watched_map(void *ctx, const struct host_mem_attr *a, struct host_mem *out)
+{
+	seen.mapped++;
+	seen.huge_pay += a->huge_pays;
+	return sim.ops->mem_map(ctx, a, out);
+}
+
 static int watched_prefault(void *ctx, const struct host_mem *m, uint64_t offset, uint64_t bytes)
 {
 	seen.calls++;
@@ -90,6 +98,7 @@ static void begin(enum mem_policy policy)
 	sim = sim_create(&(struct sim_config){
 		.nodes = NODES, .cores_per_node = 4, .node_memory_bytes = MIB(64) });
 	ops = *sim.ops;
+	ops.mem_map = watched_map;
 	ops.mem_prefault = watched_prefault;
 	ops.thread_create = watched_thread;
 	host = (struct host){ &ops, sim.ctx };
@@ -359,6 +368,22 @@ static void hosts_without_nodes_are_not_asked(void **state)
 	end();
 }
 
+/* What the engine says of huge pages, the host is told for each region. */
+static void the_host_hears_whether_huge_pages_pay(void **state)
+{
+	for (unsigned pays = 0; pays < 2; pays++) {
+		struct ram r;
+
+		begin(MEM_BIND);
+		r = ram();
+		r.huge_pays = pays;
+		assert_int_equal(ram_map(&r, why, sizeof(why)), 0);
+		assert_int_equal(seen.mapped, NODES);
+		assert_int_equal(seen.huge_pay, pays * NODES);
+		end();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -377,6 +402,7 @@ int main(void)
 		cmocka_unit_test(and_none_if_only_preferred),
 		cmocka_unit_test(spread_memory_may_be_on_any_of_its_nodes),
 		cmocka_unit_test(hosts_without_nodes_are_not_asked),
+		cmocka_unit_test(the_host_hears_whether_huge_pages_pay),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

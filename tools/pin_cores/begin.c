@@ -11,16 +11,11 @@ const char *const pin_policies[] = { "balanced", "compact", "spread", "isolate",
 
 int pin_options_get(struct option_set *set, int argc, char **argv, struct pin_options *o)
 {
-	int status = options_from_args(set, argc, argv);
+	int status;
 
 	o->run.foreign = true;
 	o->run.dry_run = true; /* nothing here starts a machine: --topology is always welcome */
-	if (!status)
-		status = options_apply(set, o);
-	if (!status && o->run.help) {
-		options_help(set);
-		status = finish_output(0);
-	}
+	options_take(set, argc, argv, o, &o->run.help, &status);
 	return status;
 }
 

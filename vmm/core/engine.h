@@ -45,6 +45,8 @@ enum debug_point_kind { DEBUG_EXEC, DEBUG_WRITE, DEBUG_READ, DEBUG_ACCESS };
 
 struct engine_ops {
 	const char *name;
+	/* The processor walks second-level page tables for the guest: huge pages pay. */
+	bool second_level;
 
 	/*
 	 * For who may choose: is it worth taking here? Else -errno, and why[] says what is

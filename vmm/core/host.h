@@ -44,6 +44,7 @@ struct host_thread_attr {
 struct host_mem_attr {
 	uint64_t bytes;
 	uint64_t page_bytes; /* or MEM_PAGES_* */
+	bool huge_pays;      /* MEM_PAGES_ANY: huge ones are worth memory that cannot be shared */
 	enum mem_policy policy;
 	int node;                      /* MEM_BIND, MEM_PREFERRED: OS index, or HOST_NODE_ANY */
 	const struct mem_share *share; /* MEM_INTERLEAVE, MEM_WEIGHTED */

@@ -40,7 +40,10 @@ static int check_config(const struct vmm_config *cfg, char *why, size_t why_byte
 
 static struct ram ram_of(struct vm *vm)
 {
-	return (struct ram){ .host = &vm->host, .plan = &vm->plan, .region = vm->region };
+	return (struct ram){ .host = &vm->host,
+			     .plan = &vm->plan,
+			     .huge_pays = vm->engine->second_level,
+			     .region = vm->region };
 }
 
 static int map_memory(struct vm *vm, char *why, size_t why_bytes)

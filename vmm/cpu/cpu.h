@@ -11,7 +11,7 @@
  *   exception.c  raising and delivering exceptions and interrupts
  *   segment.c    descriptors, segment and task registers; far.c far transfers
  *   system.c     privileged and system instructions; msr.c the MSRs; io.c ports
- *   lapic.c      local APIC;  pv.c the KVM paravirtual interface
+ *   lapic*.c     local APIC;  pv.c the KVM paravirtual interface
  *
  * Everything here belongs to the vCPU's thread unless a comment says otherwise.
  *

@@ -25,6 +25,7 @@ static int map_region(const struct ram *r, unsigned node)
 	struct host_mem_attr attr = {
 		.bytes = pm->bytes,
 		.page_bytes = pm->page_bytes,
+		.huge_pays = r->huge_pays,
 		.policy = r->plan->memory_policy,
 		.node = pm->host_node,
 		.share = &r->plan->share[pm->first_share],

@@ -13,6 +13,7 @@
 struct ram {
 	const struct host *host;
 	const struct plan *plan;
+	bool huge_pays;          /* see struct host_mem_attr */
 	struct host_mem *region; /* by guest node, zeroed before; base NULL: has no memory */
 };
 

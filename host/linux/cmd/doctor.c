@@ -123,16 +123,10 @@ int cmd_doctor(int argc, char **argv)
 		.nr = ARRAY_SIZE(table),
 	};
 	struct doctor_options o = { 0 };
-	int status = options_from_args(&set, argc, argv);
+	int status;
 
-	if (!status)
-		status = options_apply(&set, &o);
-	if (!status && o.help) {
-		options_help(&set);
-		status = finish_output(0);
-	} else if (!status) {
+	if (options_take(&set, argc, argv, &o, &o.help, &status))
 		status = examine(&o);
-	}
 	options_free(&set);
 	return status;
 }

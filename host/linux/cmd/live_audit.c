@@ -7,14 +7,14 @@
  */
 #include "live_int.h"
 
+#include "host/linux/mem_where.h"
 #include "host/linux/pu_list.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <numaif.h>
 #include <stdlib.h>
 
-#define BATCH_PAGES 2048
+#define STRETCH_PAGES 16384 /* between looks whether it is over */
 
 /* --- threads ------------------------------------------------------------------------ */
 
@@ -139,54 +139,51 @@ static json_t *io_json(const struct plan *p, const struct threads *t, bool *drif
 
 /* --- pages -------------------------------------------------------------------------- */
 
-int live_where(struct live *l, unsigned node, struct live_where *out)
+int live_where(struct live *l, unsigned node, struct host_where *out)
 {
 	const struct host_mem *m = vmm_memory(l->cfg.vm, node);
-	uint64_t step = MAX(PAGE_SIZE, l->plan.memory[node].page_bytes), o = 0;
-	int status[BATCH_PAGES];
-	void *page[BATCH_PAGES];
+	uint64_t step = MAX(PAGE_SIZE, l->plan.memory[node].page_bytes),
+		 stretch = step * STRETCH_PAGES;
+	int err = 0;
 
 	memset(out, 0, sizeof(*out));
-	while (o < m->bytes && !atomic_load(&l->cancelled)) {
-		unsigned nr = 0;
-
-		for (; nr < BATCH_PAGES && o < m->bytes; o += step)
-			page[nr++] = (uint8_t *)m->base + o;
-		if (move_pages(0, nr, page, NULL, status, 0))
-			return -errno;
-		for (unsigned i = 0; i < nr; i++) {
-			if (status[i] < 0 || status[i] >= MACHINE_NODES_MAX)
-				continue;
-			out->on[status[i]] += step;
-			out->resident += step;
-		}
-	}
-	return 0;
+	for (uint64_t o = 0; !err && o < m->bytes && !atomic_load(&l->cancelled); o += stretch)
+		err = linux_where(0, (uintptr_t)m->base + o, MIN(stretch, m->bytes - o), step, out);
+	return err;
 }
 
-static json_t *where_json(const struct live_where *w)
+static uint64_t resident(const struct host_where *w)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned n = 0; n < MACHINE_NODES_MAX; n++)
+		bytes += w->bytes[n];
+	return bytes;
+}
+
+static json_t *where_json(const struct host_where *w)
 {
 	json_t *list = json_array();
 
 	for (unsigned n = 0; n < MACHINE_NODES_MAX; n++)
-		if (w->on[n])
+		if (w->bytes[n])
 			json_array_append_new(list, json_pack("{s:i s:I}", "host_node", n, "bytes",
-							      (json_int_t)w->on[n]));
+							      (json_int_t)w->bytes[n]));
 	return list;
 }
 
 /* On the nodes that were asked for. */
-static uint64_t local_bytes(const struct live *l, unsigned node, const struct live_where *w)
+static uint64_t local_bytes(const struct live *l, unsigned node, const struct host_where *w)
 {
 	const struct plan_memory *m = &l->plan.memory[node];
 	uint64_t bytes = 0;
 
 	if (m->host_node < 0)
-		return w->resident;
+		return resident(w);
 	if (m->nr_shares < 2)
-		return w->on[m->host_node];
+		return w->bytes[m->host_node];
 	for (unsigned i = 0; i < m->nr_shares; i++)
-		bytes += w->on[l->plan.share[m->first_share + i].node];
+		bytes += w->bytes[l->plan.share[m->first_share + i].node];
 	return bytes;
 }
 
@@ -197,7 +194,7 @@ static double percent(uint64_t part, uint64_t all)
 
 static int memory_json(struct live *l, json_t *list, uint64_t *local, uint64_t *all)
 {
-	struct live_where *w = malloc(sizeof(*w));
+	struct host_where *w = malloc(sizeof(*w));
 	int err = w ? 0 : -ENOMEM;
 
 	for (unsigned i = 0; i < l->plan.nr_memory && !err; i++) {
@@ -207,16 +204,16 @@ static int memory_json(struct live *l, json_t *list, uint64_t *local, uint64_t *
 		if (err)
 			break;
 		*local += local_bytes(l, i, w);
-		*all += w->resident;
+		*all += resident(w);
 		json_array_append_new(
 			list,
 			json_pack("{s:i s:i s:I s:I s:I s:o s:f s:b}", "guest_node", i, "host_node",
 				  m->host_node, "bytes", (json_int_t)m->bytes, "page_bytes",
 				  (json_int_t)(mem_pages_reserved(m->page_bytes) ? m->page_bytes
 										 : 0),
-				  "resident_bytes", (json_int_t)w->resident, "on", where_json(w),
-				  "local_percent", percent(local_bytes(l, i, w), w->resident), "ok",
-				  local_bytes(l, i, w) == w->resident));
+				  "resident_bytes", (json_int_t)resident(w), "on", where_json(w),
+				  "local_percent", percent(local_bytes(l, i, w), resident(w)), "ok",
+				  local_bytes(l, i, w) == resident(w)));
 	}
 	free(w);
 	return err;

@@ -25,15 +25,8 @@ int live_options(struct option_set *s, int argc, char **argv, void *o, const cha
 		argc--;
 		argv++;
 	}
-	status = options_from_args(s, argc, argv);
-	if (!status)
-		status = options_apply(s, o);
-	if (status)
+	if (!options_take(s, argc, argv, o, help, &status))
 		return status;
-	if (*help) {
-		options_help(s);
-		return finish_output(0);
-	}
 	if (!*name)
 		return user_error("which machine? Say `alcazar %s`; `alcazar ps` lists them",
 				  s->command);

@@ -74,11 +74,7 @@ void live_rebalance(struct live *l, const struct control_request *r, struct live
 
 /* live_audit.c */
 void live_audit(struct live *l, struct live_answer *a);
-/* Bytes of a guest node's memory that lie on each host node, by OS index; 0 or -errno. */
-struct live_where {
-	uint64_t on[MACHINE_NODES_MAX];
-	uint64_t resident;
-};
-int live_where(struct live *l, unsigned node, struct live_where *out);
+/* Where a guest node's memory lies, as far as it was looked at before live is over; -errno. */
+int live_where(struct live *l, unsigned node, struct host_where *out);
 
 #endif

@@ -247,11 +247,11 @@ static int check_room(struct live *l, const struct machine_model *m, unsigned no
 {
 	uint64_t left = m->node[machine_find_node(m, to)].free_bytes, need;
 	uint64_t promised = live_promised(l, to);
-	struct live_where where;
+	struct host_where where;
 
 	if (l->plan.memory[node].page_bytes > PAGE_SIZE || live_where(l, node, &where))
 		return 0;
-	need = l->plan.memory[node].bytes - where.on[to];
+	need = l->plan.memory[node].bytes - where.bytes[to];
 	left -= MIN(left, promised);
 	if (need <= left)
 		return 0;

@@ -28,12 +28,12 @@ struct rebalance {
 /* What is ours counts as free: it goes where the new plan wants it. */
 static void give_back(struct live *l, struct machine_model *m, unsigned node)
 {
-	struct live_where *w = malloc(sizeof(*w));
+	struct host_where *w = malloc(sizeof(*w));
 	uint64_t page_bytes = l->plan.memory[node].page_bytes;
 	bool known = w && !live_where(l, node, w);
 
 	for (unsigned n = 0; known && n < m->nr_nodes; n++) {
-		uint64_t bytes = w->on[m->node[n].os_index];
+		uint64_t bytes = w->bytes[m->node[n].os_index];
 
 		if (page_bytes <= PAGE_SIZE)
 			m->node[n].free_bytes += bytes;

@@ -283,3 +283,16 @@ void options_help(const struct option_set *s)
 		       o->help + (negative ? 4 : 0));
 	}
 }
+
+bool options_take(struct option_set *s, int argc, char **argv, void *out, const bool *help,
+		  int *status)
+{
+	*status = options_from_args(s, argc, argv);
+	if (!*status)
+		*status = options_apply(s, out);
+	if (*status || !*help)
+		return !*status;
+	options_help(s);
+	*status = finish_output(0);
+	return false;
+}

@@ -57,6 +57,13 @@ int options_add(struct option_set *s, unsigned index, const char *label, const c
 /* Converts what was given into *@out; what was not given stays as it is. */
 int options_apply(struct option_set *s, void *out);
 
+/*
+ * Both, as a command begins: what its arguments say, into *@out; or its help, if *@help, which
+ * is in there, says so. True: it goes on; false: it is over, with *@status.
+ */
+bool options_take(struct option_set *s, int argc, char **argv, void *out, const bool *help,
+		  int *status);
+
 /* The index of @name, or -1. */
 int options_find(const struct option_set *s, const char *name);
 /* "--cpus 5000", for complaints about values that were fine so far. */

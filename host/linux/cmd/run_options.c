@@ -43,7 +43,7 @@ static const struct option table[] = {
 	{ "pin", "VCPUS:WHERE", OPT_LIST, OFFSET(pin),
 	  .help = "0-7:node0, 8:core3, 9:4-7, 10:0xf0; repeated or joined by commas" },
 	{ "pages", "4K|thp|2M|1G", OPT_TEXT, OFFSET(pages),
-	  .help = "host pages behind guest memory (thp where the host makes them, else 4K)" },
+	  .help = "host pages behind guest memory (thp where the host makes them and they pay)" },
 	{ "memory-policy", "POLICY", OPT_CHOICE, OFFSET(memory_policy),
 	  .choices = memory_policy_names,
 	  .help = "bind, preferred, interleave or weighted (bind)" },

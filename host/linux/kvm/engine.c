@@ -323,6 +323,7 @@ static void code_changed(struct vm *vm, uint64_t gpa, uint64_t bytes)
 
 const struct engine_ops engine_kvm = {
 	.name = "kvm",
+	.second_level = true,
 	.probe = kvm_probe,
 	.create = kvm_machine_create,
 	.destroy = kvm_machine_destroy,
