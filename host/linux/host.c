@@ -108,6 +108,7 @@ static const struct host_ops linux_ops = {
 	.free = linux_mem_free,
 	.code_map = linux_code_map,
 	.code_unmap = linux_code_unmap,
+	.code_prefault = linux_code_prefault,
 	.fault_handler = linux_fault_handler,
 	.sync_cores = linux_sync_cores,
 	.entropy = entropy,

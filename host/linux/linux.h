@@ -95,6 +95,7 @@ void *linux_mem_alloc(void *ctx, size_t bytes, int node);
 void linux_mem_free(void *ctx, void *p, size_t bytes);
 int linux_code_map(void *ctx, size_t bytes, int node, struct host_code *out);
 void linux_code_unmap(void *ctx, struct host_code *code);
+void linux_code_prefault(void *ctx, const struct host_code *code, size_t offset, size_t bytes);
 
 /* mem_bind.c: hosts with one node need nothing bound */
 int linux_bind(const struct linux_host *h, const struct host_mem *m, const struct host_mem_attr *a);

@@ -228,6 +228,13 @@ int linux_code_map(void *ctx, size_t bytes, int node, struct host_code *out)
 	return 0;
 }
 
+/* Older kernels do not know the advice: faults will do it. */
+void linux_code_prefault(void *ctx, const struct host_code *code, size_t offset, size_t bytes)
+{
+	if (!madvise(code->rw + offset, bytes, MADV_POPULATE_WRITE))
+		(void)madvise(code->rx + offset, bytes, MADV_POPULATE_READ);
+}
+
 void linux_code_unmap(void *ctx, struct host_code *code)
 {
 	if (!code->rw)

@@ -128,6 +128,7 @@ void *sim_alloc(void *ctx, size_t bytes, int node);
 void sim_free(void *ctx, void *p, size_t bytes);
 int sim_code_map(void *ctx, size_t bytes, int node, struct host_code *out);
 void sim_code_unmap(void *ctx, struct host_code *code);
+void sim_code_prefault(void *ctx, const struct host_code *code, size_t offset, size_t bytes);
 
 int sim_fault_handler(void *ctx, bool (*fn)(struct host_fault *f, void *arg), void *arg);
 

@@ -262,6 +262,14 @@ void sim_code_unmap(void *ctx, struct host_code *code)
 	*code = (struct host_code){ 0 };
 }
 
+/* Nothing to save here, but who asks must know what is his. */
+void sim_code_prefault(void *ctx, const struct host_code *code, size_t offset, size_t bytes)
+{
+	if (!bytes || !IS_ALIGNED(offset | bytes, PAGE_SIZE) || offset > code->bytes ||
+	    bytes > code->bytes - offset)
+		sim_die(ctx, "code is prefaulted that is not there");
+}
+
 /* --- the end ----------------------------------------------------------------- */
 
 /* Named, and given back: leak checkers should speak of other leaks. */

@@ -194,6 +194,7 @@ static const struct host_ops sim_ops = {
 	.free = sim_free,
 	.code_map = sim_code_map,
 	.code_unmap = sim_code_unmap,
+	.code_prefault = sim_code_prefault,
 	.fault_handler = sim_fault_handler,
 	.sync_cores = sim_sync_cores,
 	.entropy = sim_entropy,

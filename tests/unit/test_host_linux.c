@@ -731,6 +731,38 @@ static void code_is_written_and_executed(void **state)
 	assert_true(host.ops->code_map(host.ctx, 0, 0, &code) < 0);
 }
 
+static long faults_so_far(void)
+{
+	struct rusage u;
+
+	assert_int_equal(getrusage(RUSAGE_THREAD, &u), 0);
+	return u.ru_minflt;
+}
+
+/* How many faults it takes to write to each page, and to read it where it is executed. */
+static long touch_code(struct host_code *code, size_t offset, size_t bytes)
+{
+	long before = faults_so_far();
+
+	for (size_t at = offset; at < offset + bytes; at += PAGE_SIZE) {
+		*(volatile uint8_t *)(code->rw + at) = 0xc3;
+		assert_int_equal(*(volatile uint8_t *)(code->rx + at), 0xc3);
+	}
+	return faults_so_far() - before;
+}
+
+static void code_is_prefaulted(void **state)
+{
+	struct host_code code;
+
+	assert_int_equal(host.ops->code_map(host.ctx, KIB(256), 0, &code), 0);
+	host.ops->code_prefault(host.ctx, &code, KIB(64), KIB(64));
+	/* A sanitizer has some of its own. */
+	assert_in_range(touch_code(&code, KIB(64), KIB(64)), 0, 8);
+	assert_true(touch_code(&code, KIB(128), KIB(128)) >= 32); /* without */
+	host.ops->code_unmap(host.ctx, &code);
+}
+
 /* --- faults --------------------------------------------------------------------- */
 
 /* mov r9d, 0x99; mov r11d, 0xbb; mov rax, [rdi]; movq rax, xmm1; add rax, r11; ret */
@@ -1093,6 +1125,7 @@ int main(void)
 		TEST(impossible_memory_is_refused),
 		TEST(own_memory_is_zeroed),
 		TEST(code_is_written_and_executed),
+		TEST(code_is_prefaulted),
 		TEST(faults_are_handed_over),
 		TEST(each_thread_has_its_handler),
 		TEST(other_faults_are_fatal),

@@ -176,6 +176,11 @@ struct host_ops {
 	void (*free)(void *ctx, void *p, size_t bytes);
 	int (*code_map)(void *ctx, size_t bytes, int node, struct host_code *out);
 	void (*code_unmap)(void *ctx, struct host_code *code);
+	/*
+	 * Have [@offset, @offset + @bytes) of both mappings at hand, which saves a fault a page
+	 * and mapping. Whole pages. May do nothing.
+	 */
+	void (*code_prefault)(void *ctx, const struct host_code *code, size_t offset, size_t bytes);
 
 	/* --- the processor ------------------------------------------------ */
 

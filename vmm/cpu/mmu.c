@@ -422,16 +422,25 @@ void mmu_downgrade_code(struct cpu *c)
 	}
 }
 
-/* Thousands of pages become code while a kernel boots: entries of others are not touched. */
+/*
+ * Thousands of pages become code while a kernel boots: entries of others are not touched,
+ * and only their pages looked at, four at a turn.
+ */
 void mmu_downgrade_page(struct cpu *c, uint64_t gpa)
 {
 	const uint64_t *page = c->mmu->page;
 
 	xlat_forget_pages(c);
 	gpa &= PAGE_MASK;
-	for (unsigned i = 0; i < TLB_ENTRIES; i++)
-		if (unlikely(page[i] == gpa))
-			c->tlb[i].write = TLB_INVALID;
+	for (unsigned i = 0; i < TLB_ENTRIES; i += 4) {
+		const uint64_t *p = &page[i];
+
+		if (likely(p[0] != gpa && p[1] != gpa && p[2] != gpa && p[3] != gpa))
+			continue;
+		for (unsigned j = 0; j < 4; j++)
+			if (p[j] == gpa)
+				c->tlb[i + j].write = TLB_INVALID;
+	}
 }
 
 /* --- page walks ---------------------------------------------------------------- */

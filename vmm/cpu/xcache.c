@@ -365,6 +365,10 @@ static void have_chunks(struct xseat *s, unsigned chunk, unsigned n)
 		atomic_store_explicit(&k->chunk[i].first, s->run, memory_order_relaxed);
 	s->end = k->chunks + (chunk + n) * CHUNK_BYTES;
 	s->numbers_end = (chunk + n) * CHUNK_RECORDS;
+	/* All of it will be written soon, and executed: a fault a page would be had twice. */
+	k->host->ops->code_prefault(k->host->ctx, &k->code,
+				    (size_t)(k->chunks - k->code.rw) + chunk * CHUNK_BYTES,
+				    n * CHUNK_BYTES);
 }
 
 /* Nobody has taken chunks since: those that follow are as good as a new run. */
