@@ -11,7 +11,7 @@
 #define TSS      0x6000u
 #define SYSCALL  0x7000u
 #define FAULT    0x7400u
-#define PERCPU   0x7800u
+#define PERCPU   0x6800u /* not on a page with code */
 #define STACK0   0x30000u
 #define PD       0x3000u
 #define PT       0x40000u /* of FAULTING's 2 MiB */
@@ -310,6 +310,30 @@ GUEST(fault_entry, "swapgs\n"
 		   "swapgs\n"
 		   "iretq\n");
 
+/* What kernels do between two processes, and when they leave handlers. */
+GUEST(control, LOOP(400, "mov %cr0, %rax\n"
+			 "mov %cr4, %rdx\n"
+			 "clts\n"
+			 "mov %cr2, %rax\n"
+			 "mov %rax, %cr2\n"
+			 "pushfq\n"
+			 "popfq\n"
+			 "mov $0xc0000100, %ecx\n"
+			 "xor %eax, %eax\n"
+			 "xor %edx, %edx\n"
+			 "wrmsr\n"
+			 "rdmsr\n"
+			 "pause\n"
+			 "mov %rsp, %rbx\n"
+			 "push $0\n"
+			 "push %rbx\n"
+			 "pushfq\n"
+			 "push $8\n"
+			 "lea 2f(%rip), %rax\n"
+			 "push %rax\n"
+			 "iretq\n"
+			 "2:\n"));
+
 #define RING0(name, what)                                                                          \
 	{                                                                                          \
 #name, what, name, name##_end, 0                                                   \
@@ -333,6 +357,7 @@ const struct guest guests[] = {
 	RING0(sse, "scalar and packed SSE"),
 	RING0(x87, "x87"),
 	RING0(atomics, "locked instructions"),
+	RING0(control, "control registers, MSRs, flags, IRET"),
 	RING3(syscalls, "SYSCALL and SYSRET"),
 	RING3(faults, "page faults from ring 3"),
 	{ 0 },

@@ -145,6 +145,36 @@ static void test_xsave(uint32_t xcr0)
 	same(kept, 0, "XRSTOR clears what was not in use");
 }
 
+/*
+ * System instructions in the midst of computing: some ask the host or look at the vector
+ * registers' image, others do not. All registers and modes are there again behind them.
+ */
+static void test_system(void)
+{
+	static const uint64_t in[4] = { 0x3ff8000000000000, 0x3ff0000000000000, 0x4000000000000000,
+					0xc008000000000000 };
+	const uint32_t mxcsr = 0x7f80, usual = 0x1f80; /* rounds to zero */
+	uint64_t out[4], st;
+	uint32_t got;
+	bool all = true;
+
+	for (unsigned round = 0; round < 50; round++) {
+		asm volatile("ldmxcsr %3; vmovupd (%5), %%ymm1; vmovupd (%5), %%ymm9; fldl (%5)\n"
+			     "mov $0x10, %%ecx; rdmsr\n" /* the time */
+			     "mov %%cr0, %%rax; mov %%rax, %%cr0; clts; pushfq; popfq\n"
+			     "vaddpd %%ymm9, %%ymm1, %%ymm1\n"
+			     "xor %%eax, %%eax; xor %%ecx, %%ecx; cpuid; xor %%ecx, %%ecx; xgetbv\n"
+			     "vsubpd %%ymm9, %%ymm1, %%ymm1\n"
+			     "mov $0x174, %%ecx; rdmsr; wrmsr; pause\n"
+			     "vmovupd %%ymm1, (%4); fstpl %0; stmxcsr %1; ldmxcsr %2"
+			     : "=m"(st), "=m"(got)
+			     : "m"(usual), "m"(mxcsr), "S"(out), "D"(in)
+			     : "rax", "rbx", "rcx", "rdx", "memory", "cc");
+		all &= out[0] == in[0] && out[3] == in[3] && st == in[0] && got == mxcsr;
+	}
+	ok(all, "vector and x87 registers survive system instructions");
+}
+
 void guest_main(void)
 {
 	bool has_avx = cpuid(1, 0).c >> 28 & 1, has_512 = cpuid(7, 0).b >> 16 & 1;
@@ -162,4 +192,5 @@ void guest_main(void)
 	if ((cpuid(7, 0).b >> 5 & 1) && !lax_machine())
 		test_gather();
 	test_xsave(has_512 ? XCR0_ZMM : XCR0_AVX);
+	test_system();
 }

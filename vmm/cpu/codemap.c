@@ -5,6 +5,7 @@
 #include "cpu/codemap.h"
 
 #include "cpu/mmu.h"
+#include "cpu/xlat.h"
 
 #include <errno.h>
 
@@ -219,6 +220,7 @@ void codemap_verify(struct cpu *c)
 
 	if (likely(!atomic_load_explicit(&m->nr_provisional, memory_order_relaxed)))
 		return;
+	xlat_outside(c);
 	lock_take(&m->vm->host, &m->lock);
 	verify(m);
 	lock_release(&m->vm->host, &m->lock);
@@ -341,7 +343,7 @@ static bool beside_code(struct code_page *p)
 }
 
 /* [gpa, gpa + bytes) within one page. */
-static bool page_written(struct codemap *m, uint64_t gpa, uint64_t bytes)
+static bool page_written(struct codemap *m, struct cpu *c, uint64_t gpa, uint64_t bytes)
 {
 	struct code_page *p = page_of(m, gpa);
 	uint64_t granules;
@@ -351,6 +353,8 @@ static bool page_written(struct codemap *m, uint64_t gpa, uint64_t bytes)
 	granules = atomic_load(&p->granules);
 	if (likely(!granules) || (!(granules & granules_of(gpa, bytes)) && beside_code(p)))
 		return false;
+	if (c)
+		xlat_outside(c);
 	lock_take(&m->vm->host, &m->lock);
 	invalidate(m, p);
 	lock_release(&m->vm->host, &m->lock);
@@ -365,7 +369,7 @@ void codemap_written(struct codemap *m, struct cpu *c, uint64_t gpa, uint64_t by
 	while (bytes) {
 		uint64_t n = MIN(bytes, PAGE_SIZE - (gpa & ~PAGE_MASK));
 
-		hit |= page_written(m, gpa, n);
+		hit |= page_written(m, c, gpa, n);
 		gpa += n;
 		bytes -= n;
 	}

@@ -7,6 +7,7 @@
 #include "cpu/lapic.h"
 #include "cpu/mmu.h"
 #include "cpu/sys.h"
+#include "cpu/xlat.h"
 #include "cpu/xstate.h"
 
 #define CR0_DEFINED                                                                                \
@@ -403,6 +404,13 @@ enum sys_result sys_clflush(struct cpu *c, const struct op *o)
  * ------------------------------------------------------------------------------------------------------
  */
 
+/* What is in the registers counts. */
+static uint64_t in_use(struct cpu *c)
+{
+	xlat_outside(c);
+	return xstate_in_use(c);
+}
+
 enum sys_result sys_xgetbv(struct cpu *c, const struct op *o)
 {
 	uint64_t v;
@@ -412,7 +420,7 @@ enum sys_result sys_xgetbv(struct cpu *c, const struct op *o)
 	if ((uint32_t)c->s.gpr[RCX] == 0)
 		v = c->s.xcr0;
 	else if ((uint32_t)c->s.gpr[RCX] == 1 && cpu_has(&c->vm->cpuid, CPU_XGETBV1))
-		v = c->s.xcr0 & xstate_in_use(c);
+		v = c->s.xcr0 & in_use(c);
 	else
 		return sys_gp(c, 0);
 	c->s.gpr[RAX] = (uint32_t)v;

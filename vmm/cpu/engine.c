@@ -280,6 +280,8 @@ static bool run_translated(struct cpu *c)
 		return true;
 	case XLAT_FAULT:
 		return deliver(c);
+	case XLAT_RESET:
+		return exit_with(c, EXIT_RESET, c->s.rip);
 	default:
 		if (unlikely(c->insns >= c->insns_stop))
 			return true;

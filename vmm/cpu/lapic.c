@@ -15,6 +15,7 @@
 #include "core/irq.h"
 #include "cpu/pv.h"
 #include "cpu/soft.h"
+#include "cpu/xlat.h"
 
 #include <errno.h>
 
@@ -142,8 +143,10 @@ static uint32_t x2apic_ldr(const struct cpu *c)
 static void update_logical(struct cpu *c)
 {
 	struct lapic *l = c->lapic;
-	struct ipi *f = vm_ipi(c->vm);
+	struct ipi *f;
 
+	xlat_outside(c);
+	f = vm_ipi(c->vm);
 	ipi_set_logical(f, c->vcpu, hw_enabled(c) ? (uint8_t)(l->ldr >> 24) : 0, l->dfr >> 28 == 0,
 			is_x2apic(c));
 }
@@ -272,8 +275,10 @@ void lapic_eoi(struct cpu *c)
 	if (vector < 0)
 		return;
 	vector_clear(&l->isr, (unsigned)vector);
-	if (vector_has(&l->tmr, (unsigned)vector) && !(l->svr & SVR_NO_EOI_CAST))
+	if (vector_has(&l->tmr, (unsigned)vector) && !(l->svr & SVR_NO_EOI_CAST)) {
+		xlat_outside(c);
 		irq_eoi(c->vm, (uint8_t)vector);
+	}
 	look_again(c);
 }
 
@@ -394,6 +399,7 @@ static void alarm_arm(struct cpu *c)
 
 	if (l->deadline_ns == HOST_FOREVER)
 		return;
+	xlat_outside(c);
 	host_ns = icount ? 0 : clock_host_deadline(&c->vm->clock, l->deadline_ns);
 	if (!host_ns) { /* due, or for the run loop to plan */
 		atomic_store_explicit(&c->vcpu->attention, 1, memory_order_relaxed);
@@ -432,6 +438,7 @@ static void timer_look(struct cpu *c)
 
 	if (l->deadline_ns == HOST_FOREVER)
 		return;
+	xlat_outside(c);
 	now = clock_now_ns(&c->vm->clock);
 	expired = l->deadline_ns <= now;
 	if (expired)
@@ -455,10 +462,16 @@ uint64_t lapic_deadline(const struct cpu *c)
 	return c->lapic->deadline_ns;
 }
 
+static uint64_t guest_now_ns(const struct cpu *c)
+{
+	xlat_outside(c);
+	return clock_now_ns(&c->vm->clock);
+}
+
 static uint32_t current_count(const struct cpu *c)
 {
 	const struct lapic *l = c->lapic;
-	uint64_t now = clock_now_ns(&c->vm->clock);
+	uint64_t now = guest_now_ns(c);
 
 	if (l->deadline_ns == HOST_FOREVER || l->deadline_ns <= now ||
 	    TIMER_MODE(l->lvt[LVT_TIMER]) == TIMER_DEADLINE)
@@ -473,7 +486,7 @@ static void set_initial(struct cpu *c, uint32_t v)
 	if (TIMER_MODE(l->lvt[LVT_TIMER]) == TIMER_DEADLINE)
 		return;
 	l->initial = v;
-	timer_start(c, v ? clock_now_ns(&c->vm->clock) + period_ns(l) : HOST_FOREVER);
+	timer_start(c, v ? guest_now_ns(c) + period_ns(l) : HOST_FOREVER);
 }
 
 /* The count goes on from where it is, at the new pace. */
@@ -484,7 +497,7 @@ static void set_divide(struct cpu *c, uint32_t v)
 
 	l->divide = v & 0xb;
 	if (count)
-		timer_start(c, clock_now_ns(&c->vm->clock) + (count << divide_shift(l)));
+		timer_start(c, guest_now_ns(c) + (count << divide_shift(l)));
 }
 
 /* Between deadline mode and the others the timer is disarmed; SDM vol. 3, 11.5.4.1. */
@@ -514,6 +527,7 @@ static uint64_t tsc_deadline_ns(struct cpu *c, uint64_t v)
 
 	if (!v)
 		return HOST_FOREVER;
+	xlat_outside(c);
 	if ((int64_t)(v - cpu_tsc(c)) <= 0)
 		return 0;
 	if ((int64_t)ticks < 0) /* centuries ahead */
@@ -537,6 +551,12 @@ void lapic_tsc_changed(struct cpu *c)
 
 /* --- the interrupt command register
  * --------------------------------------------------------------------- */
+
+static void send_outside(struct cpu *c, const struct ipi_message *m)
+{
+	xlat_outside(c);
+	ipi_send(vm_ipi(c->vm), m);
+}
 
 static void send_ipi(struct cpu *c, uint64_t icr)
 {
@@ -563,7 +583,7 @@ static void send_ipi(struct cpu *c, uint64_t icr)
 	if (m.shorthand == IPI_SELF && m.mode == IPI_FIXED)
 		accept(c, m.vector);
 	else
-		ipi_send(vm_ipi(c->vm), &m);
+		send_outside(c, &m);
 }
 
 /* --- registers

@@ -136,6 +136,7 @@ static void tlb_clear(struct cpu *c)
 {
 	struct mmu *m = c->mmu;
 
+	xlat_outside(c);
 	memset(c->tlb, 0xff, TLB_ENTRIES * sizeof(*c->tlb)); /* TLB_INVALID */
 	memset(m->context, 0, sizeof(m->context));
 	memset(m->large_seen, 0, sizeof(m->large_seen));
@@ -228,7 +229,6 @@ static void choose_asids(struct cpu *c)
 	c->asid = checks_alignment(c) ? ASID_NONE
 		  : p == PRIV_USER    ? m->asid_user
 				      : m->super * PRIVS + p;
-	xlat_asid_changed(c);
 }
 
 static uint64_t asid_of(const struct cpu *c, enum priv p)
@@ -363,9 +363,15 @@ static void drop_range(struct cpu *c, uint64_t gva, unsigned shift)
 	}
 }
 
+/* Which of a filter's @bits: kernels' addresses have one half, so that they hide no user's. */
+static unsigned filter_bit(uint64_t gva, unsigned shift, unsigned bits)
+{
+	return (unsigned)((gva >> shift) % (bits / 2) + (gva >> 63) * (bits / 2));
+}
+
 static uint64_t *large_word(struct mmu *m, uint64_t gva, uint64_t *bit)
 {
-	unsigned i = (gva >> LARGE_SHIFT) % LARGE_BITS;
+	unsigned i = filter_bit(gva, LARGE_SHIFT, LARGE_BITS);
 
 	*bit = BIT64(i % 64);
 	return &m->large_seen[i / 64];
@@ -376,7 +382,7 @@ static void note_large(struct mmu *m, uint64_t gva, unsigned shift)
 	uint64_t bit;
 
 	if (shift == HUGE_SHIFT)
-		m->huge_seen |= BIT64((gva >> HUGE_SHIFT) % 64);
+		m->huge_seen |= BIT64(filter_bit(gva, HUGE_SHIFT, 64));
 	else if (shift > PAGE_SHIFT)
 		*large_word(m, gva, &bit) |= bit;
 }
@@ -388,7 +394,7 @@ void mmu_flush_page(struct cpu *c, uint64_t gva)
 
 	entry_drop(tlb_slot(c, gva));
 	xlat_page_flushed(c, gva);
-	if (m->huge_seen & BIT64((gva >> HUGE_SHIFT) % 64))
+	if (m->huge_seen & BIT64(filter_bit(gva, HUGE_SHIFT, 64)))
 		drop_range(c, gva, HUGE_SHIFT);
 	else if (*large & bit)
 		drop_range(c, gva, LARGE_SHIFT);
@@ -675,49 +681,9 @@ bool mmu_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access acces
 	uint64_t key = tlb_key(c, gva, bytes);
 	struct target t;
 
-	if (c->asid == ASID_NONE || !resolve(c, gva, access, priv_of(c), &t)) {
-		c->fault.pending = false; /* found again by whoever executes it */
-		return false;
-	}
-	return access == MMU_READ ? e->read == key : e->write == key;
-}
-
-/* Accessed and dirty flags are all set. */
-static bool walk_is_marked(const struct walk *w, bool write)
-{
-	uint64_t all = PTE_A;
-
-	for (unsigned i = 0; i < w->nr_entries; i++)
-		all &= w->entry[i].value;
-	return !w->nr_entries ||
-	       ((all & PTE_A) && (!write || (w->entry[w->nr_entries - 1].value & PTE_D)));
-}
-
-static bool fill_quietly(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access)
-{
-	const struct tlb_entry *e = tlb_slot(c, gva);
-	uint64_t key = tlb_key(c, gva, bytes);
-	enum priv p = priv_of(c);
-	struct walk w;
-	unsigned can;
-
-	if (c->asid == ASID_NONE || c->debug.points || (sys_long_mode(c) && !sys_canonical(gva)) ||
-	    !walk(c, gva, &w))
-		return false;
-	can = walk_rights(c, &w, p);
-	if (!(can & BIT(access)) || !walk_is_marked(&w, access == MMU_WRITE) ||
-	    !enter_page(c, gva, &w, can, access, p))
+	if (c->asid == ASID_NONE || !resolve(c, gva, access, priv_of(c), &t))
 		return false;
 	return access == MMU_READ ? e->read == key : e->write == key;
-}
-
-bool mmu_fill_quietly(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access)
-{
-	enum vcpu_doing before = vcpu_doing(c->vcpu, DOING_MMU);
-	bool filled = fill_quietly(c, gva, bytes, access);
-
-	vcpu_doing(c->vcpu, before);
-	return filled;
 }
 
 const uint8_t *mmu_fetch(struct cpu *c, uint64_t gva, uint64_t *gpa)
@@ -802,6 +768,7 @@ static void bus_piece(struct cpu *c, uint64_t gpa, uint8_t *buf, unsigned bytes,
 {
 	struct io_access io = { .addr = gpa, .size = (uint8_t)bytes, .is_write = write };
 
+	xlat_outside(c);
 	stat_add(&c->vcpu->stats, STAT_MMIO, 1);
 	if (write)
 		memcpy(&io.data, buf, bytes);

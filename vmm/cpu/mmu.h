@@ -50,17 +50,10 @@ bool mmu_sys_write(struct cpu *c, uint64_t gva, const void *buf, unsigned bytes)
 bool mmu_push_frame(struct cpu *c, unsigned cpl, uint64_t gva, const void *buf, unsigned bytes);
 
 /*
- * Make the TLB hold what an access needs. False: it never will (a fault, a device,
- * decoded code, a page crossing), the access has to be made by other means. Raises
- * nothing.
+ * Make the TLB hold what an access needs. False: a fault is pending, or it never will (a
+ * device, decoded code, a page crossing) and the access has to be made by other means.
  */
 bool mmu_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
-/*
- * The same, where nothing has to be raised, marked in page tables or waited for; false
- * otherwise. What it executes touches no vector register (tools/check-vectors), so that
- * a guest's may be live.
- */
-bool mmu_fill_quietly(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
 
 /* Does [off, off + bytes) lie within the segment? */
 bool mmu_within_limit(const struct segment *s, uint64_t off, unsigned bytes);

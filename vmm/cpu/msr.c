@@ -10,6 +10,7 @@
 #include "cpu/pv.h"
 #include "cpu/soft.h"
 #include "cpu/sys.h"
+#include "cpu/xlat.h"
 
 enum {
 	MSR_P5_MC_ADDR = 0x0,
@@ -440,6 +441,7 @@ static bool first_meeting(struct soft_vm *sv, uint64_t key)
 
 static bool unknown(struct cpu *c, uint32_t msr, bool write)
 {
+	xlat_outside(c);
 	stat_add(&c->vcpu->stats, STAT_UNKNOWN_MSRS, 1);
 	if (first_meeting(soft_of(c->vm), BIT64(63) | (uint64_t)write << 32 | msr))
 		vcpu_log(c->vcpu, LOG_INFO, "%s of unknown MSR %#x at %#llx: #GP",

@@ -15,6 +15,7 @@
 #include "cpu/lapic.h"
 #include "cpu/mmu.h"
 #include "cpu/sys.h"
+#include "cpu/xlat.h"
 
 #include <errno.h>
 
@@ -115,6 +116,7 @@ void pv_clock_update(struct cpu *c)
 
 	if (!p)
 		return;
+	xlat_outside(c);
 	clock_scale(&c->vm->clock, &mul, &shift);
 	version_begin(p + CLOCK_VERSION);
 	guest_store_u64(p + CLOCK_TSC, c->s.tsc_offset); /* the page is aligned to 4 alone */
@@ -202,8 +204,10 @@ static void steal_add(struct cpu *c, uint64_t ns)
 void pv_yield(struct cpu *c)
 {
 	const struct host *h = &c->vm->host;
-	uint64_t start = h->ops->now_ns(h->ctx), ns;
+	uint64_t start, ns;
 
+	xlat_outside(c);
+	start = h->ops->now_ns(h->ctx);
 	h->ops->thread_yield(h->ctx);
 	ns = h->ops->now_ns(h->ctx) - start;
 	if (ns >= YIELD_NS && c->vm->clock.source == CLOCK_HOST)
@@ -428,6 +432,7 @@ enum sys_result sys_vmcall(struct cpu *c, const struct op *o)
 		sys_get_reg(c, RSI, size),
 	};
 
+	xlat_outside(c);
 	stat_add(&c->vcpu->stats, STAT_HYPERCALLS, 1);
 	sys_set_reg(c, RAX, size, (uint64_t)hypercall(c, sys_get_reg(c, RAX, size), arg));
 	return SYS_NEXT;

@@ -205,10 +205,11 @@ static void narrow(uint64_t *slot, unsigned n, unsigned bytes)
 {
 	uint8_t *p = (uint8_t *)slot;
 
-	for (unsigned i = 0; i < n; i++) {
-		uint64_t v = slot[i];
-
-		memcpy(p + i * bytes, &v, bytes);
+	for (unsigned i = 0; i < n && bytes < 8; i++, p += bytes) {
+		if (bytes == 4)
+			store_u32(p, (uint32_t)slot[i]);
+		else
+			store_u16(p, (uint16_t)slot[i]);
 	}
 }
 

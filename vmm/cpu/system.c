@@ -10,6 +10,7 @@
 #include "cpu/segment.h"
 #include "cpu/soft.h"
 #include "cpu/sys.h"
+#include "cpu/xlat.h"
 
 #define SPIN_PAUSES 64 /* this many in a row: the holder may want our PU */
 
@@ -107,7 +108,9 @@ bool sys_stack_read(struct cpu *c, int64_t off, unsigned bytes, uint64_t *v)
 	uint64_t sp = (c->s.gpr[RSP] + (uint64_t)off) & stack_mask(c), gva;
 
 	*v = 0;
-	return mmu_linear(c, SEG_SS, sp, bytes, MMU_READ, &gva) && mmu_read_slow(c, gva, v, bytes);
+	if (!mmu_linear(c, SEG_SS, sp, bytes, MMU_READ, &gva))
+		return false;
+	return bytes == 8 ? mmu_read_u64(c, gva, v) : mmu_read_slow(c, gva, v, bytes);
 }
 
 bool sys_stack_write(struct cpu *c, int64_t off, unsigned bytes, uint64_t v)
@@ -330,6 +333,7 @@ enum sys_result sys_pause(struct cpu *c, const struct op *o)
 
 uint64_t cpu_tsc(struct cpu *c)
 {
+	xlat_outside(c);
 	return clock_ticks(&c->vm->clock) + c->s.tsc_offset;
 }
 
@@ -341,10 +345,11 @@ static void set_edx_eax(struct cpu *c, uint64_t v)
 
 enum sys_result sys_cpuid(struct cpu *c, const struct op *o)
 {
-	struct cpuid_regs r =
-		cpuid_query(&c->vm->cpuid, c->vcpu->id, (uint32_t)c->s.gpr[RAX],
-			    (uint32_t)c->s.gpr[RCX], c->s.cr4, c->s.xcr0, c->s.apic_base);
+	struct cpuid_regs r;
 
+	xlat_outside(c);
+	r = cpuid_query(&c->vm->cpuid, c->vcpu->id, (uint32_t)c->s.gpr[RAX],
+			(uint32_t)c->s.gpr[RCX], c->s.cr4, c->s.xcr0, c->s.apic_base);
 	c->s.gpr[RAX] = r.eax;
 	c->s.gpr[RBX] = r.ebx;
 	c->s.gpr[RCX] = r.ecx;

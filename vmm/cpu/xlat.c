@@ -192,7 +192,6 @@ int xlat_create(struct cpu *c, int host_node)
 	x->tsc_inline = ticks_are_tsc(c);
 	c->x.self = c;
 	c->x.vec_gate = x->tramp.vec_load;
-	xlat_asid_changed(c);
 	h->ops->thread_set_gs(h->ctx, c);
 	return 0;
 }
@@ -211,13 +210,6 @@ void xlat_destroy(struct cpu *c)
 	c->xlat = NULL;
 }
 
-/* Jump-cache entries are of an address space, and good under one enum xvec. */
-void xlat_asid_changed(struct cpu *c)
-{
-	c->x.jump_key = c->asid << 48 | (uint64_t)xlat_vec(c) << 60;
-	c->x.user = c->cpl != 0;
-}
-
 /* --- the jump cache -------------------------------------------------------------- */
 
 static uint64_t *filter_word(struct xlat *x, uint64_t gva, uint64_t *bit)
@@ -232,8 +224,17 @@ static void forget_jumps(struct cpu *c)
 {
 	for (unsigned i = 0; i < XLAT_JUMPS; i++)
 		c->jump_tag[i] = UINT64_MAX;
-	memset(c->xlat->jumps_into, 0, sizeof(c->xlat->jumps_into));
+	for (unsigned i = 0; i < ARRAY_SIZE(c->xlat->jumps_into); i++)
+		c->xlat->jumps_into[i] = 0;
 	xret_forget(c);
+}
+
+/* In all address spaces: what a tag has above an address's 48 bits does not matter. */
+static void forget_jumps_to(struct cpu *c, uint64_t gva)
+{
+	for (unsigned i = 0; i < XLAT_JUMPS; i++)
+		if (!((c->jump_tag[i] ^ gva) << 16 >> (16 + PAGE_SHIFT)))
+			c->jump_tag[i] = UINT64_MAX;
 }
 
 static void remember_jump(struct cpu *c, const struct xblock *b)
@@ -260,7 +261,7 @@ void xlat_page_flushed(struct cpu *c, uint64_t gva)
 		return;
 	xret_forget_page(c, gva);
 	if (*filter_word(c->xlat, gva, &bit) & bit)
-		forget_jumps(c);
+		forget_jumps_to(c, gva);
 }
 
 void xlat_asids_reused(struct cpu *c)
@@ -270,15 +271,20 @@ void xlat_asids_reused(struct cpu *c)
 		forget_jumps(c);
 }
 
-void xlat_sync(struct cpu *c)
+void xlat_forget_stale(struct cpu *c)
 {
 	uint32_t now = codemap_invalidations(c->codemap);
 
-	xcache_check(&c->xlat->seat);
 	if (likely(c->xlat->seen == now))
 		return;
 	c->xlat->seen = now;
 	forget_jumps(c);
+}
+
+void xlat_sync(struct cpu *c)
+{
+	xcache_check(&c->xlat->seat);
+	xlat_forget_stale(c);
 }
 
 void xlat_leave(struct cpu *c)
@@ -306,16 +312,30 @@ static uint64_t key_of(const struct cpu *c, uint64_t hva, bool plain)
 	return xcache_key(hva, xlat_vec(c) | (plain ? 4u : 0) | (c->x.user ? 8u : 0));
 }
 
+/* A block that is alive and was added in epoch @since or later. */
+static struct xblock *look_up(struct xlat *x, uint64_t key, uint64_t since)
+{
+	struct xknown *n = &x->known[key * 0x9e3779b97f4a7c15ull >> 32 & (XLAT_KNOWN - 1)];
+	struct xblock *b;
+
+	if (n->block && n->key == key && n->block->epoch >= since && xblock_alive(n->block))
+		return n->block;
+	b = xcache_find(&x->seat, key, since);
+	if (b)
+		*n = (struct xknown){ key, b };
+	return b;
+}
+
 /* See codemap.h, 5. */
 static struct xblock *xblock_find(struct cpu *c, uint64_t hva, bool plain, uint64_t since)
 {
 	uint64_t key = key_of(c, hva, plain);
-	struct xblock *b = xcache_find(&c->xlat->seat, key, since);
+	struct xblock *b = look_up(c->xlat, key, since);
 
 	while (b && unlikely(codemap_is_asked(c))) {
 		codemap_answer(c);
 		codemap_verify(c);
-		b = xcache_find(&c->xlat->seat, key, since);
+		b = look_up(c->xlat, key, since);
 	}
 	return b;
 }
@@ -323,8 +343,10 @@ static struct xblock *xblock_find(struct cpu *c, uint64_t hva, bool plain, uint6
 /* Whatever was known of blocks may be void after this. */
 static void join(struct cpu *c)
 {
-	if (unlikely(xcache_join(&c->xlat->seat)))
-		forget_jumps(c);
+	if (likely(!xcache_join(&c->xlat->seat)))
+		return;
+	memset(c->xlat->known, 0, sizeof(c->xlat->known));
+	forget_jumps(c);
 }
 
 /*
@@ -459,15 +481,41 @@ static void clear_pages(struct cpu *c)
 	c->x.page_asid[c->x.user] = c->asid;
 }
 
-static void enter(struct cpu *c, const struct xblock *b)
+/* The clock's base stays while a vCPU runs: it starts and stops with all of them parked. */
+static void note_clock(struct cpu *c)
+{
+	struct guest_clock *k = &c->vm->clock;
+
+	c->x.tsc_add =
+		(uint64_t)atomic_load_explicit(&k->base, memory_order_relaxed) + c->s.tsc_offset;
+	c->x.tsc_trap = !c->xlat->tsc_inline ||
+			!atomic_load_explicit(&k->running, memory_order_relaxed) ||
+			((c->s.cr4 & CR4_TSD) && c->cpl);
+}
+
+/* Jump-cache entries are of an address space, and good under one enum xvec. */
+void xlat_prepare(struct cpu *c)
 {
 	uint8_t *bv = xstate_bv(&c->s);
 
+	c->x.jump_key = c->asid << 48 | (uint64_t)xlat_vec(c) << 60;
+	c->x.user = c->cpl != 0;
+	note_clock(c);
 	*bv = (uint8_t)((*bv | XCR0_X87 | XCR0_SSE) & c->xlat->xsave_mask);
-	c->block_rip = c->s.rip & PAGE_MASK;
-	c->x.code = b->enter_mem;
 	if (unlikely(c->x.page_asid[c->x.user] != c->asid))
 		clear_pages(c);
+}
+
+void xlat_park_vectors(struct cpu *c)
+{
+	((void (*)(void))(uintptr_t)c->xlat->tramp.park)();
+	hide_host_addresses(c);
+}
+
+static void enter(struct cpu *c, const struct xblock *b)
+{
+	c->block_rip = c->s.rip & PAGE_MASK;
+	c->x.code = b->enter_mem;
 	vcpu_doing(c->vcpu, DOING_CODE);
 	((void (*)(void))(uintptr_t)c->xlat->tramp.enter)();
 	vcpu_doing(c->vcpu, DOING_INTERP);
@@ -535,29 +583,17 @@ static void undo_branch(struct cpu *c)
 		c->insns--;
 }
 
-/* The clock's base stays while a vCPU runs: it starts and stops with all of them parked. */
-static void note_clock(struct cpu *c)
-{
-	struct guest_clock *k = &c->vm->clock;
-
-	c->x.tsc_add =
-		(uint64_t)atomic_load_explicit(&k->base, memory_order_relaxed) + c->s.tsc_offset;
-	c->x.tsc_trap = !c->xlat->tsc_inline ||
-			!atomic_load_explicit(&k->running, memory_order_relaxed) ||
-			((c->s.cr4 & CR4_TSD) && c->cpl);
-}
-
 enum xlat_result xlat_run(struct cpu *c)
 {
 	struct xlat *x = c->xlat;
 	struct xblock *b;
 
-	xlat_asid_changed(c);
-	note_clock(c);
+	xlat_prepare(c);
 	b = xblock_get(c, false, 0);
 	while (b) {
 		if (likely(!b->plain))
 			remember_jump(c, b);
+		xlat_prepare(c);
 		enter(c, b);
 		stat_add(&c->vcpu->stats, STAT_BLOCKS, 1);
 		switch (c->x.why) {
@@ -575,6 +611,8 @@ enum xlat_result xlat_run(struct cpu *c)
 			if (unlikely(c->x.return_sp < c->x.return_limit))
 				xret_make_room(c);
 			return XLAT_ATTEND;
+		case XEXIT_RESET:
+			return XLAT_RESET;
 		case XEXIT_ATTEND_AT:
 			c->s.rip = c->block_rip + xwhat_off(c->x.what);
 			return XLAT_ATTEND;

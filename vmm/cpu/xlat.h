@@ -16,7 +16,8 @@
 enum xlat_result {
 	XLAT_ATTEND, /* attention is set */
 	XLAT_INTERP, /* the interpreter shall execute the instruction at s.rip */
-	XLAT_FAULT   /* c->fault is pending, by the fetch at s.rip */
+	XLAT_FAULT,  /* c->fault is pending, by the fetch at s.rip */
+	XLAT_RESET   /* triple fault */
 };
 
 /* A code cache for each guest node with vCPUs, which must stand. -errno */
@@ -29,14 +30,24 @@ void xlat_destroy(struct cpu *c);
 /* Executes translated code from s.rip on. 64-bit mode, nothing watched, no shadows. */
 enum xlat_result xlat_run(struct cpu *c);
 
+/*
+ * C code called by translated code runs while the guest's vector registers are live, and
+ * so is compiled without any: see QUIET in the Makefile. Where it calls other code, a
+ * host's, a device's, it has to say so before; from then on the registers are the host's.
+ */
+void xlat_park_vectors(struct cpu *c);
+
+static inline void xlat_outside(const struct cpu *c)
+{
+	if (unlikely(c->x.vec_live))
+		xlat_park_vectors(c->x.self);
+}
+
 /* At serialising points: forget what others have modified. */
 void xlat_sync(struct cpu *c);
 
 /* The vCPU stops running: others shall not wait for it. */
 void xlat_leave(struct cpu *c);
-
-/* ASIDs or CPL have changed: what emitted code tests follows. */
-void xlat_asid_changed(struct cpu *c);
 
 /* ASIDs begin anew. */
 void xlat_asids_reused(struct cpu *c);

@@ -139,6 +139,10 @@ static void note_flags(struct insn *n)
 	const ZydisAccessedFlags *f = n->z.cpu_flags;
 
 	n->reads = n->writes = n->kills = 0;
+	if (n->kind == K_SYSTEM) { /* they have to be where C looks for them */
+		n->reads = FLAGS_ALL;
+		return;
+	}
 	if (!f)
 		return;
 	n->reads = (uint16_t)(f->tested & FLAGS_ALL);
@@ -308,13 +312,18 @@ static enum kind classify(struct cpu *c, struct insn *n)
 {
 	const ZydisDecodedInstruction *z = &n->z;
 	struct op o = { 0 };
+	enum kind kind;
+	sys_fn *fn;
 
 	n->mem = -1;
 	n->vec = false;
 	if (!decode_has_isa(c, z->meta.isa_set) || (c->vm->cfg.exact_flags && has_own_flags(n)))
 		return K_INTERP;
-	if (sys_decode(z, n->operand, &o))
-		return system_kind(n);
+	fn = sys_decode(z, n->operand, &o);
+	if (fn) {
+		kind = system_kind(n);
+		return kind == K_INTERP && xcall_handles(fn) ? K_SYSTEM : kind;
+	}
 	switch (z->mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_POP:
@@ -352,7 +361,7 @@ static enum kind classify(struct cpu *c, struct insn *n)
 	/* BT and its like: the bit offset moves the address. */
 	if (z->meta.category == ZYDIS_CATEGORY_BITBYTE && n->mem >= 0 && is_bit_test(z->mnemonic) &&
 	    n->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
-		return K_BITS;
+		return z->address_width == 64 ? K_BITS : K_INTERP;
 	if (z->meta.category == ZYDIS_CATEGORY_X87_ALU || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
 	    z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
 	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR || is_wide_vec(z) ||
@@ -437,6 +446,8 @@ static bool decode_one(struct gen *g, unsigned off, uint64_t page_gpa)
 	}
 	mend_base(n);
 	n->kind = classify(g->c, n);
+	if (n->mem >= 0 && n->operand[n->mem].mem.base == ZYDIS_REGISTER_EIP)
+		n->kind = K_INTERP;
 	if (n->kind == K_INTERP)
 		return false;
 	note_flags(n);

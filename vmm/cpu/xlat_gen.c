@@ -763,6 +763,32 @@ static void cold_address(struct gen *g, const struct cold *k)
 		emit_lea(g->e, true, S1, S1, H_NONE, 0, a->from_head);
 }
 
+/*
+ * Is there more to a fault of its memory operand than that its page is not there? Elements
+ * that a mask leaves out do not fault, an x87 exception that is pending comes first, and so
+ * does one of a conversion before its store.
+ */
+static bool faults_its_own_way(const struct insn *n)
+{
+	switch (n->z.mnemonic) {
+	case ZYDIS_MNEMONIC_VCVTPS2PH:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+		return true;
+	default:
+		break;
+	}
+	for (unsigned i = 0; i < n->z.operand_count; i++)
+		if (n->operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ZydisRegisterGetClass(n->operand[i].reg.value) == ZYDIS_REGCLASS_MMX)
+			return true;
+	return n->z.meta.category == ZYDIS_CATEGORY_X87_ALU ||
+	       (n->z.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+		n->z.avx.mask.reg != ZYDIS_REGISTER_NONE && n->z.avx.mask.reg != ZYDIS_REGISTER_K0);
+}
+
 static void cold_fill(struct gen *g, const struct cold *k)
 {
 	uint32_t what = xwhat(k->insn->off, k->retired);
@@ -773,6 +799,8 @@ static void cold_fill(struct gen *g, const struct cold *k)
 		what = xwhat(g->insn[0].off, 0) | XWHAT_PLAIN;
 	else if (k->access && k->access->leads)
 		what |= XWHAT_PLAIN;
+	else if (faults_its_own_way(k->insn))
+		what |= XWHAT_ASK;
 	emit_gs_imm32(e, CPU_OFF(x.what), what);
 	if (k->kind == COLD_PAGE) {
 		emit_mov_imm(e, S2, k->bytes | (uint32_t)k->page << 16);
@@ -873,6 +901,8 @@ static bool emit_one(struct gen *g, struct insn *n)
 		return xjump_jmp(g, n);
 	case K_JCC:
 		return xjump_jcc(g, n);
+	case K_SYSTEM:
+		return xsys_call(g, n);
 	default:
 		return false;
 	}

@@ -35,7 +35,8 @@ enum kind {
 	K_CALL,
 	K_RET,
 	K_JMP,
-	K_JCC
+	K_JCC,
+	K_SYSTEM /* C does it: xlat_call.c */
 };
 
 /* Looked up before the loop that the block is, not within; see xlat_loop.c. */
@@ -243,6 +244,7 @@ bool xsys_sreg(struct gen *g, struct insn *n);
 bool xsys_read_cr(struct gen *g, struct insn *n);
 bool xsys_segment_base(struct gen *g, struct insn *n);
 bool xsys_rdtsc(struct gen *g, struct insn *n);
+bool xsys_call(struct gen *g, struct insn *n);
 
 /* xlat_loop.c */
 /* Before the body: looks up all that can be. */

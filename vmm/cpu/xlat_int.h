@@ -18,6 +18,7 @@
 
 #include "cpu/block.h"
 #include "cpu/emit.h"
+#include "cpu/mmu.h"
 #include "cpu/soft.h"
 #include "cpu/xcache.h"
 #include "cpu/xlat.h"
@@ -37,7 +38,8 @@ enum xlat_exit {
 	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
 	XEXIT_ATTEND_AT,   /* what: xwhat(), and attention is set */
 	XEXIT_STALE,       /* what: the number of a block that is not what it was; s.rip is set */
-	XEXIT_INTERP       /* what: xwhat() of an instruction for the interpreter */
+	XEXIT_INTERP,      /* what: xwhat() of an instruction for the interpreter */
+	XEXIT_RESET        /* triple fault */
 };
 
 /* An instruction's offset in its page, and how many before it in the block have retired. */
@@ -66,6 +68,8 @@ static inline uint32_t xwhat_edge(unsigned number, unsigned edge)
 
 /* Added to it: the range of several accesses may cross a page, try them one by one. */
 #define XWHAT_PLAIN BIT(15)
+/* Whether the access faults is more than a question of its page: the interpreter asks. */
+#define XWHAT_ASK   BIT(14)
 
 enum flags_at { FLAGS_DEAD, FLAGS_HOST, FLAGS_MEM };
 
@@ -120,12 +124,24 @@ struct xmark {
 struct xtramp {
 	uint64_t enter;          /* void (void) for C */
 	uint64_t leave;          /* registers -> c->s, back to C */
+	uint64_t leave_saved;    /* they are there already */
 	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, the tag in r10; XEXIT_ATTEND */
 	uint64_t ret_miss; /* a return, its tag in r10, that is not what the stack's top says */
 	uint64_t fill[2];  /* by write: fill the TLB for r11 bytes at the address in r10 */
 	uint64_t page[2];  /* by write: the same, and page cache slot r11 >> 16, too */
 	uint64_t rep[2];   /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
+	uint64_t system;   /* the system instruction that r10 points to, and on where it leads */
+	uint64_t called;   /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
+	uint64_t park;     /* void (void) for C: vector registers to their image */
 	uint64_t vec_load, ret;
+};
+
+/* Blocks found lately, by their keys: most look-ups are for code that others run, too. */
+#define XLAT_KNOWN 4096u
+
+struct xknown {
+	uint64_t key;
+	struct xblock *block; /* NULL: none */
 };
 
 struct xlat {
@@ -140,7 +156,8 @@ struct xlat {
 	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */
 	struct decoder decoder;
 	struct gen *gen;
-	struct xtally *tally; /* NULL: code does not count itself */
+	struct xtally *tally;            /* NULL: code does not count itself */
+	struct xknown known[XLAT_KNOWN]; /* in the epoch that the seat was last in */
 };
 
 /* Which vector instructions can be executed without a look at control registers. */
@@ -152,15 +169,37 @@ bool xlat_knows(struct cpu *c, uint64_t hva);
 /* Before code is emitted: room at x->e for a block of @insns, which will be @number. */
 bool xlat_room(struct xlat *x, unsigned insns, unsigned *number);
 
+/* xlat.c: what emitted code relies on, whenever C code has run. */
+void xlat_prepare(struct cpu *c);
+/* Jumps to code that has been modified; as xlat_sync(), where translated code is to go on. */
+void xlat_forget_stale(struct cpu *c);
+
 /* xlat_tramp.c */
 void xtramp_make(struct xlat *x);
 
+/* What C code called by emitted code makes of it. */
+enum xcall {
+	XCALL_LEAVE, /* x.why says why */
+	XCALL_BACK,  /* go on behind the call */
+	XCALL_JUMP   /* go on at s.rip */
+};
+
 /*
- * xlat_rep.c: elements of 1 << @shift bytes, upwards, by and with the registers in c->s.
- * False: the interpreter shall go on where these have got to.
+ * xlat_call.c: a system instruction; the TLB shall have @gva, or the guest its fault.
+ * The instruction's place is in x.what.
  */
-bool xlat_rep_movs(struct cpu *c, unsigned shift);
-bool xlat_rep_stos(struct cpu *c, unsigned shift);
+enum xcall xcall_system(struct cpu *c, const struct op *o);
+enum xcall xcall_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
+/* An access cannot be made here: the guest has its fault, or the interpreter makes it. */
+enum xcall xcall_missed(struct cpu *c, uint64_t gva, unsigned bytes);
+bool xcall_handles(sys_fn *fn);
+
+/*
+ * xlat_rep.c: elements of 1 << @shift bytes, upwards, by and with the registers in c->s,
+ * which always say how far it has got.
+ */
+enum xcall xlat_rep_movs(struct cpu *c, unsigned shift);
+enum xcall xlat_rep_stos(struct cpu *c, unsigned shift);
 
 /*
  * xlat_return.c: the return stack. Entries of three words, newest first, and above its base

@@ -142,7 +142,7 @@ static bool slots_are_used(const struct gen *g)
 void xloop_find(struct gen *g, const int32_t delta[GPR_COUNT], uint16_t unknown)
 {
 	struct finder f = { g, delta, unknown };
-	const struct insn *last = &g->insn[g->nr_insns - 1];
+	const struct insn *last = &g->insn[MAX(g->nr_insns, 1u) - 1];
 
 	if (!g->nr_insns || g->b->plain || g->b->flags_live || g->c->vm->cfg.exact_flags ||
 	    last->kind != K_JCC ||

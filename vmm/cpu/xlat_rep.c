@@ -10,8 +10,7 @@ static void *page_for(struct cpu *c, uint64_t gva, enum mmu_access access)
 	const struct tlb_entry *e = tlb_slot(c, gva);
 	uint64_t key = tlb_key(c, gva, 1);
 
-	if ((access == MMU_READ ? e->read : e->write) != key &&
-	    !mmu_fill_quietly(c, gva, 1, access))
+	if ((access == MMU_READ ? e->read : e->write) != key && !mmu_fill(c, gva, 1, access))
 		return NULL;
 	return (void *)(uintptr_t)(gva + e->addend);
 }
@@ -56,46 +55,46 @@ static void store(void *to, uint64_t value, uint64_t n, unsigned shift)
 	}
 }
 
-bool xlat_rep_movs(struct cpu *c, unsigned shift)
+enum xcall xlat_rep_movs(struct cpu *c, unsigned shift)
 {
 	uint64_t *rcx = &c->s.gpr[RCX], *rsi = &c->s.gpr[RSI], *rdi = &c->s.gpr[RDI];
 
 	if (c->s.rflags & RFLAGS_DF)
-		return false;
+		return xcall_missed(c, 0, 1);
 	while (*rcx) {
 		uint64_t n = MIN(*rcx, MIN(room(*rsi, shift), room(*rdi, shift)));
 		const void *from = page_for(c, *rsi, MMU_READ);
 		void *to = n && from ? page_for(c, *rdi, MMU_WRITE) : NULL;
 
 		if (!to || !n || page_for(c, *rsi, MMU_READ) != from)
-			return false;
+			return xcall_missed(c, *rdi, 1);
 		move(to, from, n, shift);
 		*rcx -= n;
 		*rsi += n << shift;
 		*rdi += n << shift;
 		if (unlikely(atomic_load_explicit(&c->vcpu->attention, memory_order_relaxed)))
-			return !*rcx;
+			break;
 	}
-	return true;
+	return *rcx ? xcall_missed(c, 0, 1) : XCALL_BACK;
 }
 
-bool xlat_rep_stos(struct cpu *c, unsigned shift)
+enum xcall xlat_rep_stos(struct cpu *c, unsigned shift)
 {
 	uint64_t *rcx = &c->s.gpr[RCX], *rdi = &c->s.gpr[RDI];
 
 	if (c->s.rflags & RFLAGS_DF)
-		return false;
+		return xcall_missed(c, 0, 1);
 	while (*rcx) {
 		uint64_t n = MIN(*rcx, room(*rdi, shift));
 		void *to = page_for(c, *rdi, MMU_WRITE);
 
 		if (!to || !n)
-			return false;
+			return xcall_missed(c, *rdi, 1);
 		store(to, c->s.gpr[RAX], n, shift);
 		*rcx -= n;
 		*rdi += n << shift;
 		if (unlikely(atomic_load_explicit(&c->vcpu->attention, memory_order_relaxed)))
-			return !*rcx;
+			break;
 	}
-	return true;
+	return *rcx ? xcall_missed(c, 0, 1) : XCALL_BACK;
 }

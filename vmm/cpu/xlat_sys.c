@@ -3,6 +3,7 @@
  * forbids them.
  */
 #include "cpu/xlat_gen.h"
+#include "cpu/xlat_tally.h"
 
 /* Host flags are free: the interpreter takes over unless the word at @off is zero. */
 static void emit_unless(struct gen *g, int32_t off)
@@ -169,5 +170,31 @@ bool xsys_rdtsc(struct gen *g, struct insn *n)
 	emit_rr(e, false, 0x89, H_RAX, H_RAX); /* mov eax, eax */
 	if (n->z.mnemonic == ZYDIS_MNEMONIC_RDTSCP)
 		emit_gs(e, false, 0x8b, H_RCX, CPU_OFF(s.tsc_aux));
+	return true;
+}
+
+/* The instruction decoded as the interpreter wants it, behind the code that leads to it. */
+bool xsys_call(struct gen *g, struct insn *n)
+{
+	struct emit *e = g->e;
+	struct op o;
+	struct decoding d = { .cpu = g->c, .op = &o };
+	uint8_t *at;
+
+	if (decode_insn(&d, &g->x->decoder, n->bytes, n->z.length, n->off) != DECODE_OK)
+		return false;
+	xgen_spill_flags(g, FLAGS_ALL);
+	emit_gs_imm32(e, CPU_OFF(x.what), xwhat(n->off, xgen_retired(g)));
+	emit_u8(e, 0x4c); /* lea r10, [rip + instruction] */
+	emit_u8(e, 0x8d);
+	emit_u8(e, 0x15);
+	at = e->p;
+	emit_u32(e, 0);
+	emit_jmp(e, g->x->tramp.system);
+	xtally_end(g->x);
+	while ((uintptr_t)e->p & 7)
+		emit_u8(e, 0xcc);
+	emit_patch(e, at, emit_here(e));
+	emit_bytes(e, (const uint8_t *)&o, sizeof(o));
 	return true;
 }

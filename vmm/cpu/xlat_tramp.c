@@ -8,9 +8,9 @@
 #include "cpu/mmu.h"
 #include "cpu/xstate.h"
 
-/* Set where the objects it takes are compiled without vector registers: see the Makefile. */
-#ifndef XLAT_QUIET_FILL
-#define XLAT_QUIET_FILL 0
+/* Set where C functions that are called are compiled without vector registers: see the Makefile. */
+#ifndef XLAT_QUIET
+#define XLAT_QUIET 0
 #endif
 
 /* Host registers that hold guest registers; r10, r11 and the stack pointer do not. */
@@ -106,17 +106,16 @@ static void make_enter(struct emit *e, struct xtramp *t)
 	emit_gs(e, false, 0xff, 4, CPU_OFF(x.code)); /* jmp */
 }
 
-/* The host's C code finds its own MXCSR and an empty x87 stack. */
-static void make_leave(struct emit *e, const struct xlat *x, struct xtramp *t)
+/*
+ * The guest's vector registers to their image; the host's C code finds its own MXCSR and
+ * an empty x87 stack. C calls it, too: it leaves alone what functions leave alone.
+ */
+static void make_park(struct emit *e, const struct xlat *x, struct xtramp *t)
 {
 	uint64_t mxcsr = emit_here(e);
-	uint8_t *skip;
 
 	emit_u32(e, MXCSR_RESET);
-	t->leave = emit_here(e);
-	emit_gs_store(e, H_RSP, CPU_OFF(x.return_sp));
-	save_guest(e);
-	skip = if_vec_live(e);
+	t->park = emit_here(e);
 	save_vec(e, x);
 	emit_gs_imm32(e, CPU_OFF(x.vec_live), 0);
 	emit_mov_imm(e, H_R10, t->vec_load);
@@ -127,7 +126,24 @@ static void make_leave(struct emit *e, const struct xlat *x, struct xtramp *t)
 	emit_u32(e, (uint32_t)(mxcsr - (emit_here(e) + 4)));
 	emit_u8(e, 0xdb); /* fninit */
 	emit_u8(e, 0xe3);
+	emit_u8(e, 0xc3);
+}
+
+static void park_if_live(struct emit *e, const struct xtramp *t)
+{
+	uint8_t *skip = if_vec_live(e);
+
+	emit_call(e, t->park);
 	emit_patch(e, skip, emit_here(e));
+}
+
+static void make_leave(struct emit *e, struct xtramp *t)
+{
+	t->leave = emit_here(e);
+	emit_gs_store(e, H_RSP, CPU_OFF(x.return_sp));
+	save_guest(e);
+	t->leave_saved = emit_here(e);
+	park_if_live(e, t);
 	emit_gs_load(e, H_RSP, CPU_OFF(x.host_rsp));
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
 	for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;)
@@ -168,6 +184,16 @@ static void try_entry(struct emit *e, unsigned n)
 	emit_patch(e, no, emit_here(e));
 }
 
+/* To the RIP in r10. */
+static void emit_jump_cache(struct emit *e, const struct xtramp *t)
+{
+	emit_jump_slot(e, H_R11, H_R10);
+	emit_gs(e, true, 0x03, H_R10, CPU_OFF(x.jump_key)); /* add */
+	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(jump_tag));
+	emit_jcc(e, CC_NZ, t->lookup);
+	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(jump_code)); /* jmp */
+}
+
 /*
  * A return to elsewhere than the stack's top says, the tag in r10: functions have been left by
  * other ways, this is another thread of the guest, or a call was none. Some entries are
@@ -185,11 +211,7 @@ static void make_ret_miss(struct emit *e, struct xtramp *t)
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, RETURN_ENTRY);
 	emit_patch(e, empty, emit_here(e));
 	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
-	emit_jump_slot(e, H_R11, H_R10);
-	emit_gs(e, true, 0x03, H_R10, CPU_OFF(x.jump_key)); /* add */
-	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(jump_tag));
-	emit_jcc(e, CC_NZ, t->lookup);
-	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(jump_code)); /* jmp */
+	emit_jump_cache(e, t);
 }
 
 /* Called before the first vector instruction since C code ran. */
@@ -209,121 +231,97 @@ static void make_vec_load(struct emit *e, const struct xlat *x, struct xtramp *t
 	emit_u8(e, 0xc3);
 }
 
-/* C code that touches vector registers shall find them free, and not keep them. */
-static void save_if_live(struct emit *e, const struct xlat *x)
-{
-	uint8_t *skip = if_vec_live(e);
-
-	save_vec(e, x);
-	emit_patch(e, skip, emit_here(e));
-}
-
-static void load_if_live(struct emit *e, const struct xlat *x)
-{
-	uint8_t *skip = if_vec_live(e);
-
-	load_vec(e, x);
-	emit_patch(e, skip, emit_here(e));
-}
-
-typedef bool fill_fn(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
+/* --- C functions, and where to go from them ------------------------------------------ */
 
 /*
- * The function in rax, on the host's stack; the return stack is complete meanwhile but for
- * at most 16 bytes on top of it. Returns the jump to take if it says false.
+ * What comes after a function that says XCALL_JUMP or XCALL_LEAVE; the guest's registers
+ * are in c->s. Where it leads attention is looked at.
  */
-static uint8_t *call_c(struct emit *e)
+static void make_called(struct emit *e, struct xtramp *t)
 {
+	t->called = emit_here(e);
+	emit_alu_imm(e, false, ALU_CMP, H_RAX, XCALL_JUMP);
+	emit_jcc(e, CC_NZ, t->leave_saved);
+	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
+	load_guest(e);
+	emit_gs_load(e, H_R10, CPU_OFF(s.rip));
+	emit_jump_cache(e, t);
+}
+
+/*
+ * enum xcall @fn(c, second, third, fourth): the first two of them are in r10 and r11. The
+ * guest's registers go to c->s. It runs on the host's stack; the return stack is complete
+ * meanwhile but for what called, on top of it.
+ */
+static void call_c(struct emit *e, const struct xtramp *t, uint64_t fn, unsigned fourth)
+{
+	save_guest(e);
+	emit_gs(e, false, 0x8b, H_RBX, CPU_OFF(x.vec_live));
+	emit_mov(e, H_RBP, H_R10);
 	emit_gs_store(e, H_RSP, CPU_OFF(x.return_sp));
 	emit_gs_load(e, H_RSP, CPU_OFF(x.host_rsp));
+	if (!XLAT_QUIET)
+		park_if_live(e, t);
+	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
+	emit_mov(e, H_RSI, H_RBP);
+	emit_mov(e, H_RDX, H_R11);
+	emit_mov_imm(e, H_RCX, fourth);
+	emit_mov_imm(e, H_RAX, fn);
 	emit_u8(e, 0xff); /* call rax */
 	emit_u8(e, 0xd0);
+}
+
+/* XCALL_BACK: to the code that called, with the vector registers as it had them. */
+static void return_from_c(struct emit *e, const struct xtramp *t)
+{
+	uint8_t *back, *same;
+
+	emit_alu_imm(e, false, ALU_CMP, H_RAX, XCALL_BACK);
+	back = emit_jcc(e, CC_Z, 0);
+	emit_gs(e, true, 0x81, 0, CPU_OFF(x.return_sp)); /* add: nothing shall stay there */
+	emit_u32(e, 8);
+	emit_jmp(e, t->called);
+	emit_patch(e, back, emit_here(e));
 	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
-	emit_rr(e, false, 0x84, H_RAX, H_RAX); /* test al, al */
-	return emit_jcc(e, CC_Z, 0);
-}
-
-/* Out of a piece that was called: nothing of it shall stay on the return stack. */
-static void leave_called(struct emit *e, const struct xlat *x, enum xlat_exit why)
-{
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
-	emit_gs_imm32(e, CPU_OFF(x.why), why);
-	emit_jmp(e, x->tramp.leave);
-}
-
-/* @fn for the address in rbx and the bytes in rbp. Returns the jump to take if it fails. */
-static uint8_t *call_fill(struct emit *e, fill_fn *fn, enum mmu_access access)
-{
-	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
-	emit_mov(e, H_RSI, H_RBX);
-	emit_mov(e, H_RDX, H_RBP);
-	emit_mov_imm(e, H_RCX, access);
-	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)fn);
-	return call_c(e);
+	emit_gs(e, false, 0x3b, H_RBX, CPU_OFF(x.vec_live));
+	same = emit_jcc(e, CC_Z, 0);
+	emit_call(e, t->vec_load);
+	emit_patch(e, same, emit_here(e));
+	load_guest(e);
+	emit_u8(e, 0xc3);
 }
 
 /*
  * Called with the address in r10, the number of bytes in r11 and, in x.what, the place of the
- * instruction. Returns when the TLB has the page, else leaves for the interpreter.
- *
- * Mostly the page is just not in the TLB; then the guest's vector registers stay where
- * they are, which is most of the time that a fill would take.
+ * instruction. Returns when the TLB has the page.
  */
-static uint64_t make_fill(struct emit *e, const struct xlat *x, enum mmu_access access)
+static uint64_t make_fill(struct emit *e, const struct xtramp *t, enum mmu_access access)
 {
 	uint64_t here = emit_here(e);
-	uint8_t *failed;
 
-	save_guest(e);
-	emit_mov(e, H_RBX, H_R10);
-	emit_mov(e, H_RBP, H_R11);
-	if (XLAT_QUIET_FILL) {
-		failed = call_fill(e, mmu_fill_quietly, access);
-		load_guest(e);
-		emit_u8(e, 0xc3);
-		emit_patch(e, failed, emit_here(e));
-	}
-	save_if_live(e, x);
-	failed = call_fill(e, mmu_fill, access);
-	load_if_live(e, x);
-	load_guest(e);
-	emit_u8(e, 0xc3);
-
-	/* Vector registers are the host's by now: reload those of the guest to leave. */
-	emit_patch(e, failed, emit_here(e));
-	load_if_live(e, x);
-	load_guest(e);
-	leave_called(e, x, XEXIT_INTERP);
+	call_c(e, t, (uint64_t)(uintptr_t)xcall_fill, access);
+	return_from_c(e, t);
 	return here;
 }
 
-typedef bool rep_fn(struct cpu *c, unsigned shift);
+typedef enum xcall rep_fn(struct cpu *c, unsigned shift);
 
 /* Called with the size of elements in r10 and, in x.what, the place of the instruction. */
-static uint64_t make_rep(struct emit *e, const struct xlat *x, rep_fn *fn)
+static uint64_t make_rep(struct emit *e, const struct xtramp *t, rep_fn *fn)
 {
 	uint64_t here = emit_here(e);
-	uint8_t *failed;
 
-	save_guest(e);
-	emit_mov(e, H_RBX, H_R10);
-	if (!XLAT_QUIET_FILL)
-		save_if_live(e, x);
-	emit_gs_load(e, H_RDI, CPU_OFF(x.self));
-	emit_mov(e, H_RSI, H_RBX);
-	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)fn);
-	failed = call_c(e);
-	if (!XLAT_QUIET_FILL)
-		load_if_live(e, x);
-	load_guest(e);
-	emit_u8(e, 0xc3);
-
-	emit_patch(e, failed, emit_here(e));
-	if (!XLAT_QUIET_FILL)
-		load_if_live(e, x);
-	load_guest(e);
-	leave_called(e, x, XEXIT_INTERP);
+	call_c(e, t, (uint64_t)(uintptr_t)fn, 0);
+	return_from_c(e, t);
 	return here;
+}
+
+/* Jumped to, with the instruction in r10. */
+static void make_system(struct emit *e, struct xtramp *t)
+{
+	t->system = emit_here(e);
+	call_c(e, t, (uint64_t)(uintptr_t)xcall_system, 0);
+	emit_jmp(e, t->called);
 }
 
 /*
@@ -377,15 +375,18 @@ void xtramp_make(struct xlat *x)
 	struct xtramp *t = &x->tramp;
 
 	make_vec_load(e, x, t);
+	make_park(e, x, t);
 	make_enter(e, t);
-	make_leave(e, x, t);
+	make_leave(e, t);
 	t->lookup = make_lookup(e, t);
 	t->attend = make_exit(e, t, XEXIT_ATTEND);
 	make_ret_miss(e, t);
-	t->fill[0] = make_fill(e, x, MMU_READ);
-	t->fill[1] = make_fill(e, x, MMU_WRITE);
-	t->rep[0] = make_rep(e, x, xlat_rep_movs);
-	t->rep[1] = make_rep(e, x, xlat_rep_stos);
+	make_called(e, t);
+	make_system(e, t);
+	t->fill[0] = make_fill(e, t, MMU_READ);
+	t->fill[1] = make_fill(e, t, MMU_WRITE);
+	t->rep[0] = make_rep(e, t, xlat_rep_movs);
+	t->rep[1] = make_rep(e, t, xlat_rep_stos);
 	t->page[0] = make_page(e, x, MMU_READ);
 	t->page[1] = make_page(e, x, MMU_WRITE);
 }

@@ -1,0 +1,111 @@
+/*
+ * xlat_call.c - what translated code calls C for, and then goes on: system instructions,
+ * the page walk, and the guest's page faults.
+ *
+ * The handlers are those of the interpreter. Here they run while the guest's vector
+ * registers are live, which nothing they execute touches; see xlat_outside(). What they
+ * change is looked at once they are through: translated code goes on at s.rip by way of
+ * the jump cache, unless something has to be seen to first.
+ */
+#include "cpu/interp.h"
+#include "cpu/sys.h"
+#include "cpu/xlat_int.h"
+
+/*
+ * Those that translated code does not leave for. They neither end run(), nor need to know
+ * what the block before them has done, nor reach a device by themselves.
+ */
+static sys_fn *const handled[] = {
+	sys_syscall, sys_sysret,      sys_iret,   sys_mov_to_cr, sys_mov_from_cr, sys_clts,
+	sys_invlpg,  sys_invpcid,     sys_rdmsr,  sys_wrmsr,     sys_clac,        sys_stac,
+	sys_popf,    sys_pushf,       sys_cli,    sys_sti,       sys_swapgs,      sys_pause,
+	sys_verw,    sys_mov_to_sreg, sys_int3,   sys_undefined, sys_rdtsc,       sys_xgetbv,
+	sys_lgdt,    sys_lidt,        sys_wbinvd, sys_clflush,   sys_rdpid,       sys_vmcall,
+	sys_cpuid,   sys_mov_from_dr,
+};
+
+bool xcall_handles(sys_fn *fn)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(handled); i++)
+		if (handled[i] == fn)
+			return true;
+	return false;
+}
+
+static enum xcall leave(struct cpu *c, enum xlat_exit why)
+{
+	c->x.why = why;
+	return XCALL_LEAVE;
+}
+
+/* The instruction in x.what is reached: everything is as it was before it. */
+static void arrive(struct cpu *c)
+{
+	vcpu_doing(c->vcpu, DOING_INTERP);
+	c->s.rip = c->block_rip + xwhat_off(c->x.what);
+	if (c->xlat->counts)
+		c->insns += xwhat_retired(c->x.what);
+	if (unlikely(c->icount))
+		cpu_sync_clock(c);
+}
+
+/* Is whatever comes next for translated code? Otherwise xlat_run()'s caller knows. */
+static bool can_go_on(const struct cpu *c)
+{
+	return c->mode == MODE_64 && !c->slow_step && !c->s.sti_shadow && !c->s.movss_shadow;
+}
+
+static enum xcall go_on(struct cpu *c)
+{
+	c->code_stale = false;
+	if (unlikely(!can_go_on(c)))
+		return leave(c, XEXIT_ATTEND);
+	xlat_forget_stale(c);
+	xlat_prepare(c);
+	vcpu_doing(c->vcpu, DOING_CODE);
+	return XCALL_JUMP;
+}
+
+/* The guest's handler is what comes next. */
+static enum xcall deliver(struct cpu *c)
+{
+	if (likely(cpu_deliver_fault(c)))
+		return go_on(c);
+	return leave(c, XEXIT_RESET);
+}
+
+enum xcall xcall_system(struct cpu *c, const struct op *o)
+{
+	enum sys_result r;
+
+	arrive(c);
+	r = o->sys(c, o);
+	if (unlikely(r == SYS_FAULT))
+		return deliver(c);
+	if (r == SYS_NEXT)
+		c->s.rip = op_next_rip(c, o);
+	c->insns += c->xlat->counts;
+	return go_on(c);
+}
+
+/* Would the instruction, executed on its own, raise the same? */
+static bool is_its_fault(const struct cpu *c, uint64_t gva, unsigned bytes)
+{
+	return c->fault.pending && c->fault.vector == EXC_PF && !c->debug.points &&
+	       !(c->x.what & (XWHAT_PLAIN | XWHAT_ASK)) && (bytes <= 8 || !(gva & (bytes - 1)));
+}
+
+enum xcall xcall_missed(struct cpu *c, uint64_t gva, unsigned bytes)
+{
+	if (!is_its_fault(c, gva, bytes)) {
+		c->fault.pending = false; /* found again by whoever executes it */
+		return leave(c, XEXIT_INTERP);
+	}
+	arrive(c);
+	return deliver(c);
+}
+
+enum xcall xcall_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access)
+{
+	return likely(mmu_fill(c, gva, bytes, access)) ? XCALL_BACK : xcall_missed(c, gva, bytes);
+}
