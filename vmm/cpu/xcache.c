@@ -9,7 +9,7 @@
 #include <errno.h>
 
 #define CHUNK_BYTES   KIB(16)
-/* A block makes 400 bytes on average, marks and all. */
+/* Few blocks make less than 256 bytes, marks and all; most make several times that. */
 #define CHUNK_RECORDS 64u
 /* Chunks that are taken at once: few where there are few, lest most of them stand half empty. */
 #define RUN_CHUNKS    4u
@@ -30,7 +30,7 @@ struct space {
 
 struct seat {
 	_Atomic uint64_t epoch __cacheline; /* 0: in none */
-	struct vcpu *vcpu;
+	struct vcpu *vcpu;                  /* set before it is first in one */
 };
 
 struct xcache {
@@ -237,8 +237,8 @@ static void empty(struct xcache *k, uint64_t epoch)
 static void call_others(struct xcache *k, const struct xseat *s)
 {
 	for (unsigned i = 0; i < k->nr_seats; i++)
-		if (k->seat[i].vcpu && &k->seat[i].epoch != s->announced &&
-		    atomic_load(&k->seat[i].epoch))
+		if (&k->seat[i].epoch != s->announced && atomic_load(&k->seat[i].epoch) &&
+		    k->seat[i].vcpu)
 			vcpu_post(k->seat[i].vcpu, VCPU_CODE);
 }
 
