@@ -195,6 +195,8 @@ struct cpu {
 		 */
 		uint64_t page[2 * XPAGES], addend[2 * XPAGES]; /* supervisors', users' */
 		uint64_t page_asid[2];                         /* whose they are */
+		/* How often another page was wanted; carries when that is too often. */
+		uint16_t page_misses[2 * XPAGES];
 		uint64_t slot[8]; /* what a block adds to addresses; see xlat_decode.c */
 		uint64_t loop_begin, loop_span; /* see xlat_loop.c */
 		uint64_t tsc_add;      /* host's TSC + tsc_add is the guest's, unless tsc_trap */

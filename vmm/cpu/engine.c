@@ -98,7 +98,7 @@ static bool attend(struct cpu *c)
 		mmu_flush_all(c);
 	codemap_verify(c);
 	if (c->xlat)
-		xlat_sync(c);
+		xlat_attend(c);
 	if (!cpu_take_events(c))
 		return exit_with(c, EXIT_RESET, c->s.rip);
 	if (events & VCPU_LOOP_EVENTS)

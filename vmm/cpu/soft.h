@@ -30,6 +30,9 @@ struct soft_vm {
 
 	struct lock rmw_lock; /* mmu_rmw_lock() */
 
+	/* A hash of the instructions whose accesses ask the TLB at once; bits are only set. */
+	_Atomic uint64_t roams[64];
+
 	/* Changed with every vCPU parked, so that vCPUs read it without a lock. */
 	struct debug_point point[DEBUG_POINTS_MAX];
 	unsigned nr_points;

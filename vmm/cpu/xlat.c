@@ -281,6 +281,19 @@ void xlat_forget_stale(struct cpu *c)
 	forget_jumps(c);
 }
 
+/*
+ * Between two looks at attention, some milliseconds mostly, a slot may miss this often.
+ * Less would be made good by the hits; counts that are not used up are dropped.
+ */
+#define MISSES_ALLOWED 0x4000
+
+void xlat_attend(struct cpu *c)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(c->x.page_misses); i++)
+		c->x.page_misses[i] = (uint16_t)-MISSES_ALLOWED;
+	xlat_sync(c);
+}
+
 void xlat_sync(struct cpu *c)
 {
 	xcache_check(&c->xlat->seat);
@@ -583,6 +596,44 @@ static void undo_branch(struct cpu *c)
 		c->insns--;
 }
 
+static _Atomic uint64_t *roams_word(const struct cpu *c, uint64_t gpa, uint64_t *bit)
+{
+	struct soft_vm *sv = soft_of(c->vm);
+	uint64_t hash = gpa * 0x9e3779b97f4a7c15ull >> 52;
+
+	*bit = BIT64(hash % 64);
+	return &sv->roams[hash / 64];
+}
+
+bool xlat_roams(const struct cpu *c, uint64_t gpa)
+{
+	uint64_t bit, word = atomic_load_explicit(roams_word(c, gpa, &bit), memory_order_relaxed);
+
+	return word & bit;
+}
+
+/*
+ * The access at s.rip wants another page most of the time. Its code is made anew, asking the
+ * TLB: that of the whole page, since what leads to a block cannot be found. Look-ups
+ * before others' accesses are left as they are.
+ */
+static void note_roaming(struct cpu *c)
+{
+	uint64_t gpa, bit;
+	_Atomic uint64_t *word;
+
+	if (c->x.what & XWHAT_PLAIN)
+		return;
+	if (!mmu_fetch(c, c->s.rip, &gpa)) {
+		c->fault.pending = false; /* found again by whoever executes it */
+		return;
+	}
+	gpa |= c->s.rip & ~PAGE_MASK;
+	word = roams_word(c, gpa, &bit);
+	if (!(atomic_fetch_or(word, bit) & bit))
+		codemap_written(c->codemap, NULL, gpa, 1);
+}
+
 enum xlat_result xlat_run(struct cpu *c)
 {
 	struct xlat *x = c->xlat;
@@ -621,6 +672,13 @@ enum xlat_result xlat_run(struct cpu *c)
 			return XLAT_ATTEND;
 		case XEXIT_STALE:
 			xcache_block(x->seat.cache, c->x.what)->gone = true;
+			b = xblock_get(c, false, 0);
+			break;
+		case XEXIT_ROAMS:
+			c->s.rip = c->block_rip + xwhat_off(c->x.what);
+			if (x->counts)
+				c->insns += xwhat_retired(c->x.what);
+			note_roaming(c);
 			b = xblock_get(c, false, 0);
 			break;
 		case XEXIT_EDGE:

@@ -43,6 +43,9 @@ static inline void xlat_outside(const struct cpu *c)
 		xlat_park_vectors(c->x.self);
 }
 
+/* Attention is being looked at; does what xlat_sync() does. */
+void xlat_attend(struct cpu *c);
+
 /* At serialising points: forget what others have modified. */
 void xlat_sync(struct cpu *c);
 

@@ -584,6 +584,12 @@ static int16_t page_of_place(const struct gen *g, const struct insn *n, bool wri
 			 (int)(at % NR_PLACES));
 }
 
+/* What was not to be seen when the code was first made: see note_roaming(). */
+static bool site_roams(const struct gen *g, const struct insn *n)
+{
+	return xlat_roams(g->c, g->page_gpa + n->off);
+}
+
 static void group_end(struct groups *s, struct group *p)
 {
 	struct access *a = p->leader;
@@ -595,7 +601,7 @@ static void group_end(struct groups *s, struct group *p)
 		a->bytes = (uint16_t)(p->hi - p->lo);
 	}
 	a->from_head = p->lo;
-	if (!(s->roaming & BIT(a->base)))
+	if (!(s->roaming & BIT(a->base)) && !site_roams(s->g, p->at))
 		a->page = s->ended & BIT(a->base) ? page_of_place(s->g, p->at, a->write)
 						  : page_of_reg(s->g, a->base, a->write);
 	s->ended |= (uint16_t)BIT(a->base);
@@ -684,7 +690,7 @@ static void note_operand(struct groups *s, struct insn *n)
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	bool write = p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 
-	if (!(roams(s, p->mem.base) || roams(s, p->mem.index)))
+	if (!(roams(s, p->mem.base) || roams(s, p->mem.index) || site_roams(s->g, n)))
 		n->at.page = page_of_place(s->g, n, write);
 	n->at.write = write;
 	n->at.bytes = p->size / 8u;
@@ -789,7 +795,7 @@ static uint16_t writes_anything(const struct insn *n)
 	uint16_t regs = 0;
 	int32_t by;
 
-	if (moved_register(n, &by) != OP_NO_REG || sets_steadily(n))
+	if (n->mem < 0 || moved_register(n, &by) != OP_NO_REG || sets_steadily(n))
 		return 0;
 	for (unsigned i = 0; i < n->z.operand_count; i++) {
 		const ZydisDecodedOperand *p = &n->operand[i];
@@ -803,8 +809,9 @@ static uint16_t writes_anything(const struct insn *n)
 }
 
 /*
- * Registers that the block computes or loads are not likely to point to the same page
- * next time: a list's next node, an index out of a hash. The TLB knows more pages.
+ * Registers that the block loads from memory are not likely to point to the same page
+ * next time, as a list's next node does not. The TLB knows more pages. Where others turn out
+ * to roam, too, site_roams() says so when the code is made again.
  */
 static void find_roaming(struct groups *s)
 {
@@ -973,7 +980,10 @@ static void find_groups(struct gen *g)
 
 unsigned xlat_decode(struct gen *g, uint64_t page_gpa)
 {
-	unsigned end = decode_insns(g, page_gpa);
+	unsigned end;
+
+	g->page_gpa = page_gpa;
+	end = decode_insns(g, page_gpa);
 
 	find_live_flags(g);
 	find_groups(g);

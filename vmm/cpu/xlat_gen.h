@@ -147,6 +147,7 @@ struct gen {
 	struct xlat *x;
 	struct emit *e;
 	struct xblock *b;
+	uint64_t page_gpa;
 	unsigned number;
 	unsigned nr_insns, nr_cold;
 	unsigned index;   /* of the instruction being emitted */

@@ -38,6 +38,7 @@ enum xlat_exit {
 	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
 	XEXIT_ATTEND_AT,   /* what: xwhat(), and attention is set */
 	XEXIT_STALE,       /* what: the number of a block that is not what it was; s.rip is set */
+	XEXIT_ROAMS,       /* what: xwhat() of an access that keeps missing its page */
 	XEXIT_INTERP,      /* what: xwhat() of an instruction for the interpreter */
 	XEXIT_RESET        /* triple fault */
 };
@@ -163,6 +164,8 @@ struct xlat {
 /* Which vector instructions can be executed without a look at control registers. */
 enum xvec { XVEC_NONE, XVEC_SSE, XVEC_AVX, XVEC_AVX512 };
 
+/* Does the access of the instruction at @gpa ask the TLB, and no remembered page? */
+bool xlat_roams(const struct cpu *c, uint64_t gpa);
 enum xvec xlat_vec(const struct cpu *c); /* xlat.c */
 /* Is there a block that begins at @hva, in the present mode? */
 bool xlat_knows(struct cpu *c, uint64_t hva);

@@ -324,6 +324,21 @@ static void make_system(struct emit *e, struct xtramp *t)
 	emit_jmp(e, t->called);
 }
 
+/* Slot r11 >> 16 has missed: clobbers rcx. Returns the jump to take if that was too often. */
+static uint8_t *count_miss(struct emit *e)
+{
+	emit_rr(e, false, 0x89, H_R11, H_RCX);
+	emit_shift(e, false, SHIFT_R, H_RCX, 16);
+	emit_u8(e, 0x65); /* add word gs:[rcx * 2 + page_misses], 1 */
+	emit_u8(e, 0x66);
+	emit_u8(e, 0x83);
+	emit_u8(e, 0x04);
+	emit_u8(e, 0x4d);
+	emit_u32(e, (uint32_t)CPU_OFF(x.page_misses));
+	emit_u8(e, 1);
+	return emit_jcc(e, CC_B, 0);
+}
+
 /*
  * As above, but the page goes to the page cache. The slot's number is above the number of
  * bytes in r11. The caller looks again, so that there is one place where ranges are checked.
@@ -334,10 +349,11 @@ static uint64_t make_page(struct emit *e, const struct xlat *x, enum mmu_access 
 	int32_t tag = CPU_OFF(tlb_entries) + (int32_t)(access == MMU_WRITE
 							       ? offsetof(struct tlb_entry, write)
 							       : offsetof(struct tlb_entry, read));
-	uint8_t *miss;
+	uint8_t *miss, *roams;
 
 	emit_push(e, H_RAX);
 	emit_push(e, H_RCX);
+	roams = count_miss(e);
 	emit_rex(e, false, H_RAX, 0, H_R11); /* movzx eax, r11w */
 	emit_u8(e, 0x0f);
 	emit_u8(e, 0xb7);
@@ -366,6 +382,13 @@ static uint64_t make_page(struct emit *e, const struct xlat *x, enum mmu_access 
 	emit_pop(e, H_RAX);
 	emit_alu_imm(e, false, ALU_AND, H_R11, 0xffff);
 	emit_jmp(e, x->tramp.fill[access == MMU_WRITE]);
+
+	emit_patch(e, roams, emit_here(e));
+	emit_pop(e, H_RCX);
+	emit_pop(e, H_RAX);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8); /* whoever called shall not go on */
+	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_ROAMS);
+	emit_jmp(e, x->tramp.leave);
 	return here;
 }
 
