@@ -613,17 +613,16 @@ bool xlat_roams(const struct cpu *c, uint64_t gpa)
 }
 
 /*
- * The access at s.rip wants another page most of the time. Its code is made anew, asking the
- * TLB: that of the whole page, since what leads to a block cannot be found. Look-ups
- * before others' accesses are left as they are.
+ * The access at s.rip wants another page most of the time; or one of the block that begins
+ * there, if it is looked up at the block's head. The code is made anew, asking the TLB, or
+ * without look-ups at the head: that of the whole page, since what leads to a block
+ * cannot be found.
  */
 static void note_roaming(struct cpu *c)
 {
 	uint64_t gpa, bit;
 	_Atomic uint64_t *word;
 
-	if (c->x.what & XWHAT_PLAIN)
-		return;
 	if (!mmu_fetch(c, c->s.rip, &gpa)) {
 		c->fault.pending = false; /* found again by whoever executes it */
 		return;

@@ -950,7 +950,8 @@ static void part_pages(struct gen *g)
  */
 static void find_head(struct gen *g)
 {
-	bool may = !g->b->flags_live && !g->b->plain && !g->c->vm->cfg.exact_flags && !g->loop.on;
+	bool may = !g->b->flags_live && !g->b->plain && !g->c->vm->cfg.exact_flags && !g->loop.on &&
+		   !site_roams(g, &g->insn[0]);
 
 	for (unsigned i = 0; i < g->nr_insns; i++) {
 		struct access *each[] = { &g->insn[i].at, &g->insn[i].stack };
@@ -974,7 +975,8 @@ static void find_groups(struct gen *g)
 	for (i = 0; i < GPR_COUNT * GROUPS_OPEN; i++)
 		group_end(&s, &s.open[i / GROUPS_OPEN][i % GROUPS_OPEN]);
 	part_pages(g);
-	xloop_find(g, s.delta, s.unknown);
+	if (!site_roams(g, &g->insn[0]))
+		xloop_find(g, s.delta, s.unknown);
 	find_head(g);
 }
 
