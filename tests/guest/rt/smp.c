@@ -14,12 +14,17 @@ extern const uint8_t trampoline[], trampoline_end[];
 static volatile uint32_t online = 1, idle;
 static unsigned running = 1; /* CPUs that smp_run() uses */
 
+/* The device has one offset for all CPUs: the first one asks, before the others run. */
 unsigned cpu_count(void)
 {
-	outw(FW_CFG_SELECT, FW_CFG_CPUS);
-	unsigned lo = inb(FW_CFG_DATA);
+	static unsigned count;
 
-	return lo | (unsigned)inb(FW_CFG_DATA) << 8;
+	if (!count) {
+		outw(FW_CFG_SELECT, FW_CFG_CPUS);
+		count = inb(FW_CFG_DATA);
+		count |= (unsigned)inb(FW_CFG_DATA) << 8;
+	}
+	return count;
 }
 
 static void on_wake(struct frame *f)
