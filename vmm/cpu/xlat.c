@@ -613,16 +613,17 @@ bool xlat_roams(const struct cpu *c, uint64_t gpa)
 }
 
 /*
- * The access at s.rip wants another page most of the time; or one of the block that begins
- * there, if it is looked up at the block's head. The code is made anew, asking the TLB, or
- * without look-ups at the head: that of the whole page, since what leads to a block
- * cannot be found.
+ * The access at s.rip wants another page most of the time. Its code is made anew, asking the
+ * TLB: that of the whole page, since what leads to a block cannot be found. Look-ups at
+ * the head of blocks and loops stay: they serve several accesses, or many turns.
  */
 static void note_roaming(struct cpu *c)
 {
 	uint64_t gpa, bit;
 	_Atomic uint64_t *word;
 
+	if (c->x.what & XWHAT_HEAD)
+		return;
 	if (!mmu_fetch(c, c->s.rip, &gpa)) {
 		c->fault.pending = false; /* found again by whoever executes it */
 		return;

@@ -584,10 +584,21 @@ static int16_t page_of_place(const struct gen *g, const struct insn *n, bool wri
 			 (int)(at % NR_PLACES));
 }
 
-/* What was not to be seen when the code was first made: see note_roaming(). */
+static bool jumps_to_itself(const struct gen *g)
+{
+	const struct insn *last = &g->insn[g->nr_insns - 1];
+
+	return last->kind == K_JCC &&
+	       last->off + last->z.length + last->operand[0].imm.value.s == g->insn[0].off;
+}
+
+/*
+ * What was not to be seen when the code was first made: see note_roaming(). A loop looks its
+ * pages up at its head.
+ */
 static bool site_roams(const struct gen *g, const struct insn *n)
 {
-	return xlat_roams(g->c, g->page_gpa + n->off);
+	return !jumps_to_itself(g) && xlat_roams(g->c, g->page_gpa + n->off);
 }
 
 static void group_end(struct groups *s, struct group *p)
@@ -975,8 +986,7 @@ static void find_groups(struct gen *g)
 	for (i = 0; i < GPR_COUNT * GROUPS_OPEN; i++)
 		group_end(&s, &s.open[i / GROUPS_OPEN][i % GROUPS_OPEN]);
 	part_pages(g);
-	if (!site_roams(g, &g->insn[0]))
-		xloop_find(g, s.delta, s.unknown);
+	xloop_find(g, s.delta, s.unknown);
 	find_head(g);
 }
 

@@ -796,7 +796,7 @@ static void cold_fill(struct gen *g, const struct cold *k)
 
 	cold_address(g, k);
 	if (k->head)
-		what = xwhat(g->insn[0].off, 0) | XWHAT_PLAIN;
+		what = xwhat(g->insn[0].off, 0) | XWHAT_PLAIN | XWHAT_HEAD;
 	else if (k->access && k->access->leads)
 		what |= XWHAT_PLAIN;
 	else if (faults_its_own_way(k->insn))

@@ -69,6 +69,8 @@ static inline uint32_t xwhat_edge(unsigned number, unsigned edge)
 
 /* Added to it: the range of several accesses may cross a page, try them one by one. */
 #define XWHAT_PLAIN BIT(15)
+/* A look-up at the head of the block that begins there. */
+#define XWHAT_HEAD  BIT(13)
 /* Whether the access faults is more than a question of its page: the interpreter asks. */
 #define XWHAT_ASK   BIT(14)
 
