@@ -157,8 +157,10 @@ static void emit_return_point(struct gen *g, struct insn *n)
 	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, 8);
 	emit_pop(e, S1);
 	emit_gs(e, true, 0x3b, S1, CPU_OFF(block_rip)); /* cmp */
-	k = xgen_cold_if(g, COLD_BLOCK_RIP, CC_NZ);
+	k = xgen_cold(g, COLD_BLOCK_RIP);
+	k->from = emit_jcc(e, CC_NZ, 0);
 	k->back = emit_here(e);
+	xtally_begin(g->x, XTALLY_HOT);
 	if (g->index + 1 == g->nr_insns) {
 		xjump_edge(g, 16, n->off + n->z.length);
 		return;
