@@ -145,6 +145,46 @@ static void test_pv_eoi(void **state)
 	lapic_eoi(c);
 }
 
+/* Looked at from outside, at any moment, an offer stands: what the guest does is the same. */
+static void test_pv_eoi_stands(void **state)
+{
+	assert_true(wrmsr(MSR_KVM_EOI_EN, PAGE | 1));
+	take(0x40);
+	cpu_take_events(c);
+	assert_true(offer());
+	ipi_post(f->vcpu, 0x41, false); /* waits for the end: the guest has to write EOI */
+	cpu_take_events(c);
+	assert_false(offer());
+	lapic_eoi(c);
+	assert_int_equal(lapic_ack(c), 0x41);
+	lapic_eoi(c);
+}
+
+static bool in_service(const struct cpu_state *s, unsigned vector)
+{
+	return s->apic[0x10 + vector / 32] & 1u << vector % 32;
+}
+
+static void test_pv_eoi_saved(void **state)
+{
+	const struct engine_ops *e = f->vm->engine;
+	struct cpu_state s;
+
+	assert_true(wrmsr(MSR_KVM_EOI_EN, PAGE | 1));
+	take(0x40); /* saved between the offer and the end */
+	e->get_state(f->vcpu, &s);
+	assert_true(in_service(&s, 0x40));
+	assert_int_equal(e->set_state(f->vcpu, &s), 0);
+	store_u32(f->ram + PAGE, 0);
+	e->get_state(f->vcpu, &s);
+	assert_false(in_service(&s, 0x40));
+	pv_take_eoi(c);
+	ipi_post(f->vcpu, 0x41, false);
+	lapic_sync(c);
+	assert_int_equal(lapic_ack(c), 0x41); /* the same class */
+	lapic_eoi(c);
+}
+
 static void test_pv_eoi_not_offered(void **state)
 {
 	assert_true(wrmsr(MSR_KVM_EOI_EN, PAGE | 1));
@@ -248,6 +288,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_system_time),        T(test_wall_clock), T(test_pv_eoi),
+		T(test_pv_eoi_stands),        T(test_pv_eoi_saved),
 		T(test_pv_eoi_not_offered), T(test_steal_time), T(test_reset_forgets),
 		T(test_poll_control),       T(test_hypercalls),
 	};

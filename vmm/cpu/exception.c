@@ -462,8 +462,9 @@ static bool take_events(struct cpu *c)
 	struct cpu_state *s = &c->s;
 
 	take_signals(c);
-	pv_sync_eoi(c);
+	pv_take_eoi(c);
 	lapic_sync(c);
+	pv_review_eoi(c);
 	if (s->mp_state == MP_WAIT_SIPI)
 		return true;
 	if (s->nmi_pending && !s->nmi_blocked && !s->movss_shadow) {

@@ -302,8 +302,9 @@ bool lapic_has_work(struct cpu *c, uint64_t *deadline_ns)
 		return signals & (POSTED_INIT | POSTED_SIPI);
 	if (c->s.mp_state == MP_RUNNING || (signals & (POSTED_NMI | POSTED_INIT | POSTED_UNHALT)))
 		return true;
-	pv_sync_eoi(c);
+	pv_take_eoi(c);
 	lapic_sync(c);
+	pv_review_eoi(c);
 	if (c->s.nmi_pending && !c->s.nmi_blocked)
 		return true;
 	if (!(c->s.rflags & RFLAGS_IF))

@@ -3,6 +3,8 @@
  */
 #include "cpu/lapic_int.h"
 
+#include "cpu/pv.h"
+
 #include <errno.h>
 
 static void export_vectors(uint32_t *reg, const struct vectors *v)
@@ -42,11 +44,13 @@ static uint32_t count_left(const struct cpu *c)
 
 void lapic_get_state(const struct cpu *c, struct cpu_state *s)
 {
-	const struct lapic *l = c->lapic;
-	struct vectors irr = l->irr, tmr = l->tmr;
+	struct lapic now = *c->lapic, *l = &now;
+	int served = vector_highest(&l->isr);
 	uint32_t *r = s->apic;
 
-	with_posted(c, &irr, &tmr);
+	with_posted(c, &l->irr, &l->tmr);
+	if (served >= 0 && pv_eoi_taken(c))
+		vector_clear(&l->isr, (unsigned)served);
 	memset(r, 0, sizeof(s->apic));
 	r[APIC_ID / 16] = is_x2apic(c) ? c->vcpu->apic_id : c->vcpu->apic_id << 24;
 	r[APIC_VERSION / 16] = VERSION;
@@ -56,8 +60,8 @@ void lapic_get_state(const struct cpu *c, struct cpu_state *s)
 	r[APIC_DFR / 16] = l->dfr;
 	r[APIC_SVR / 16] = l->svr;
 	export_vectors(r + APIC_ISR / 16, &l->isr);
-	export_vectors(r + APIC_TMR / 16, &tmr);
-	export_vectors(r + APIC_IRR / 16, &irr);
+	export_vectors(r + APIC_TMR / 16, &l->tmr);
+	export_vectors(r + APIC_IRR / 16, &l->irr);
 	r[APIC_ESR / 16] = l->esr_seen;
 	r[APIC_ICR / 16] = (uint32_t)l->icr;
 	r[APIC_ICR_HIGH / 16] = (uint32_t)(l->icr >> 32);

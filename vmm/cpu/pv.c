@@ -150,23 +150,38 @@ void pv_interrupt(struct cpu *c)
 	pv->eoi_offered = true;
 }
 
-/*
- * The guest clears the bit instead of writing EOI. If it has not yet, and something
- * else may become deliverable meanwhile, the offer is withdrawn: it will write EOI.
- */
-void pv_sync_eoi(struct cpu *c)
+/* The guest clears the bit instead of writing EOI. */
+bool pv_eoi_taken(const struct cpu *c)
 {
-	struct pv *pv = c->pv;
-	uint32_t v;
+	return c->pv->eoi_offered && !(gmem_load_u32(c->pv->eoi) & EOI_PENDING);
+}
 
+void pv_take_eoi(struct cpu *c)
+{
+	if (!pv_eoi_taken(c))
+		return;
+	c->pv->eoi_offered = false;
+	lapic_eoi(c);
+}
+
+static void withdraw(struct pv *pv)
+{
 	if (!pv->eoi_offered)
 		return;
 	pv->eoi_offered = false;
-	v = gmem_load_u32(pv->eoi);
-	if (v & EOI_PENDING)
-		gmem_store_u32(pv->eoi, v & ~EOI_PENDING);
-	else
-		lapic_eoi(c);
+	gmem_store_u32(pv->eoi, gmem_load_u32(pv->eoi) & ~EOI_PENDING);
+}
+
+void pv_review_eoi(struct cpu *c)
+{
+	if (c->pv->eoi_offered && !lapic_only_edge_in_service(c))
+		withdraw(c->pv);
+}
+
+void pv_sync_eoi(struct cpu *c)
+{
+	pv_take_eoi(c);
+	withdraw(c->pv);
 }
 
 /* --- steal time
@@ -347,7 +362,6 @@ void pv_restore(struct cpu *c)
 {
 	struct cpu_state *s = &c->s;
 
-	c->pv->eoi_offered = false;
 	if (!set_page(c, s->kvm_system_time, PV_ENABLE, CLOCK_BYTES, &c->pv->clock) ||
 	    (uintptr_t)c->pv->clock % 4)
 		c->pv->clock = NULL;
@@ -355,6 +369,7 @@ void pv_restore(struct cpu *c)
 		c->pv->steal = NULL;
 	if (!set_page(c, s->kvm_eoi, PV_ENABLE, EOI_BYTES, &c->pv->eoi))
 		c->pv->eoi = NULL;
+	c->pv->eoi_offered = c->pv->eoi && (gmem_load_u32(c->pv->eoi) & EOI_PENDING);
 	set_poll(c, s->kvm_poll & 1);
 	pv_clock_update(c);
 }

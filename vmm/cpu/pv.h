@@ -34,7 +34,13 @@ void pv_clock_update(struct cpu *c);
 
 /* An interrupt has gone into service: offer its EOI in memory if that will do. */
 void pv_interrupt(struct cpu *c);
-/* Before looking at interrupts: has the guest ended one in memory? */
+/* Has the guest ended it so, and nobody has seen that yet? */
+bool pv_eoi_taken(const struct cpu *c);
+/* If it has, it is out of service now; otherwise the offer stands. */
+void pv_take_eoi(struct cpu *c);
+/* Once it is known what waits: an offer that would leave it waiting is withdrawn. */
+void pv_review_eoi(struct cpu *c);
+/* Before the guest uses its local APIC: take it, or withdraw the offer. */
 void pv_sync_eoi(struct cpu *c);
 
 #endif
