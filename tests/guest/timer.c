@@ -58,8 +58,9 @@ static void test_tsc(void)
 	if (cpuid(0, 0).a >= 0x15 && r.a && r.b && r.c) {
 		uint64_t khz = (uint64_t)r.c * r.b / r.a / 1000;
 
+		note("CPUID 0x15: %lu kHz", (unsigned long)khz);
 		ok(khz * 95 / 100 < tsc_per_ms && tsc_per_ms < khz * 105 / 100,
-		   "its rate is that of CPUID 0x15: %lu kHz", (unsigned long)khz);
+		   "its rate is that of CPUID 0x15");
 	}
 	for (unsigned i = 0; i < 10000; i++) {
 		uint64_t now = rdtsc();

@@ -287,10 +287,10 @@ static void test_hypercalls(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_system_time),        T(test_wall_clock), T(test_pv_eoi),
-		T(test_pv_eoi_stands),        T(test_pv_eoi_saved),
-		T(test_pv_eoi_not_offered), T(test_steal_time), T(test_reset_forgets),
-		T(test_poll_control),       T(test_hypercalls),
+		T(test_system_time),   T(test_wall_clock),    T(test_pv_eoi),
+		T(test_pv_eoi_stands), T(test_pv_eoi_saved),  T(test_pv_eoi_not_offered),
+		T(test_steal_time),    T(test_reset_forgets), T(test_poll_control),
+		T(test_hypercalls),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
