@@ -731,8 +731,7 @@ static bool emit_rep(struct gen *g, struct insn *n)
 
 	xgen_spill_flags(g, n->live_in);
 	emit_gs_imm32(g->e, CPU_OFF(x.what), xwhat(n->off, xgen_retired(g)));
-	emit_mov_imm(g->e, S1, shift);
-	emit_call(g->e, g->x->tramp.rep[stores]);
+	emit_call(g->e, g->x->tramp.rep[stores][shift]);
 	return true;
 }
 

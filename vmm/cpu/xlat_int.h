@@ -129,13 +129,13 @@ struct xtramp {
 	uint64_t leave;          /* registers -> c->s, back to C */
 	uint64_t leave_saved;    /* they are there already */
 	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, the tag in r10; XEXIT_ATTEND */
-	uint64_t ret_miss; /* a return, its tag in r10, that is not what the stack's top says */
-	uint64_t fill[2];  /* by write: fill the TLB for r11 bytes at the address in r10 */
-	uint64_t page[2];  /* by write: the same, and page cache slot r11 >> 16, too */
-	uint64_t rep[2];   /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
-	uint64_t system;   /* the system instruction that r10 points to, and on where it leads */
-	uint64_t called;   /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
-	uint64_t park;     /* void (void) for C: vector registers to their image */
+	uint64_t ret_miss;  /* a return, its tag in r10, that is not what the stack's top says */
+	uint64_t fill[2];   /* by write: fill the TLB for r11 bytes at the address in r10 */
+	uint64_t page[2];   /* by write: the same, and page cache slot r11 >> 16, too */
+	uint64_t rep[2][4]; /* MOVS, STOS with elements of 1, 2, 4, 8 bytes, as often as RCX says */
+	uint64_t system;    /* the system instruction that r10 points to, and on where it leads */
+	uint64_t called;    /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
+	uint64_t park;      /* void (void) for C: vector registers to their image */
 	uint64_t vec_load, ret;
 };
 
