@@ -205,8 +205,8 @@ void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct pla
  * The fast path, with the address in r11: index from the first byte, tag from the
  * last, one compare. Leaves what to add to the address in r11.
  */
-static void emit_probe(struct gen *g, struct insn *n, const struct access *a, unsigned bytes,
-		       bool write, uint8_t *retry)
+void xgen_probe(struct gen *g, struct insn *n, const struct access *a, unsigned bytes, bool write,
+		uint8_t *retry)
 {
 	struct emit *e = g->e;
 	struct cold *k = xgen_cold(g, COLD_FILL);
@@ -271,8 +271,11 @@ static int32_t slot_off(const struct access *a)
 /* The word at @off into r11, unless it is there. */
 void xgen_hold(struct gen *g, int32_t off)
 {
-	if (g->held != off)
+	if (g->held != off) {
 		emit_gs_load(g->e, S2, off);
+		g->loop.fresh = false;
+	}
+	g->loop.holds |= g->loop.fresh;
 	g->held = off;
 }
 
@@ -305,7 +308,7 @@ static struct place emit_simple(struct gen *g, struct insn *n, const struct acce
 		xgen_page_check(g, n, a, a->page, a->bytes, a->write, S2, S2, retry);
 		xgen_hold(g, xaddend_off(a->page));
 	} else {
-		emit_probe(g, n, a, a->bytes, a->write, retry);
+		xgen_probe(g, n, a, a->bytes, a->write, retry);
 		if (a->leads) {
 			emit_gs_store(e, S2, slot_off(a));
 			g->held = slot_off(a);
@@ -380,7 +383,7 @@ struct place xgen_operand(struct gen *g, struct insn *n, bool write)
 		emit_gs(g->e, true, 0x03, S2, xaddend_off(n->at.page)); /* add */
 		return (struct place){ S2, H_NONE, 0, 0 };
 	}
-	emit_probe(g, n, NULL, bytes, write, retry);
+	xgen_probe(g, n, NULL, bytes, write, retry);
 	if (parts)
 		return add_base(g, n);
 	xgen_address(g, n, S1, H_NONE);

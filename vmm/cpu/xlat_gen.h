@@ -135,6 +135,8 @@ struct loop {
 	int32_t step;    /* by so much each time, */
 	int32_t stride;  /* and the access that it belongs to, by so much */
 	uint64_t body;   /* where to go on while all pages are the same */
+	bool fresh;      /* nobody has used r11 otherwise than the body found it, */
+	bool holds;      /* and somebody has used that */
 	struct hoisted {
 		struct insn *n;
 		struct access *a;
@@ -206,6 +208,8 @@ void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct pla
 struct cold *xgen_cold(struct gen *g, enum cold_kind kind);
 struct cold *xgen_cold_if(struct gen *g, enum cold_kind kind, unsigned cc); /* entered if @cc */
 bool xgen_address(struct gen *g, const struct insn *n, unsigned dst, unsigned other);
+void xgen_probe(struct gen *g, struct insn *n, const struct access *a, unsigned bytes, bool write,
+		uint8_t *retry);
 void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int16_t page,
 		     unsigned bytes, bool write, unsigned addr, unsigned scratch, uint8_t *retry);
 void xgen_vec_gate(struct gen *g);

@@ -236,10 +236,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, uint64_t page_gpa);
 /* jump_slot() of the RIP in @rip. Clobbers flags. */
 static inline void emit_jump_slot(struct emit *e, unsigned dst, unsigned rip)
 {
-	emit_rex(e, false, dst, 0, rip); /* imul dst, rip, imm32 */
-	emit_u8(e, 0x69);
-	emit_u8(e, 0xc0 | (dst & 7) << 3 | (rip & 7));
-	emit_u32(e, XLAT_JUMPS_HASH);
+	emit_mul_imm(e, false, dst, rip, XLAT_JUMPS_HASH);
 	emit_shift(e, false, SHIFT_R, dst, 32 - XLAT_JUMPS_BITS);
 }
 
