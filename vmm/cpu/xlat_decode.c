@@ -584,6 +584,16 @@ static int16_t page_of_place(const struct gen *g, const struct insn *n, bool wri
 			 (int)(at % NR_PLACES));
 }
 
+/* Relative to RIP: of the page that it leads to, whoever in this page asks. */
+static int16_t page_of_rip(const struct gen *g, int32_t off, bool write)
+{
+	uint64_t at = (g->b->hva & PAGE_MASK) + (uint64_t)(off >> PAGE_SHIFT);
+
+	at = at * 0x9e3779b97f4a7c15ull >> 32;
+	return (int16_t)(bank(g) + PAGES_BY_PLACE + (write ? NR_PLACES : 0) +
+			 (int)(at % NR_PLACES));
+}
+
 static bool jumps_to_itself(const struct gen *g)
 {
 	const struct insn *last = &g->insn[g->nr_insns - 1];
@@ -700,9 +710,11 @@ static void note_operand(struct groups *s, struct insn *n)
 {
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	bool write = p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	int32_t off;
 
 	if (!(roams(s, p->mem.base) || roams(s, p->mem.index) || site_roams(s->g, n)))
-		n->at.page = page_of_place(s->g, n, write);
+		n->at.page = xgen_rip_relative(n, &off) ? page_of_rip(s->g, off, write)
+							: page_of_place(s->g, n, write);
 	n->at.write = write;
 	n->at.bytes = p->size / 8u;
 	n->at.base_moved = delta_of(s, p->mem.base);
@@ -924,13 +936,32 @@ static bool take_page(uint64_t *taken, struct access *a)
 	return true;
 }
 
+/* The slot of an earlier operand, behind the last call, that leads to the same page. */
+static int16_t shared_rip_page(const struct gen *g, unsigned since, unsigned index)
+{
+	const struct insn *n = &g->insn[index];
+	int32_t off, other;
+
+	if (n->mem < 0 || n->at.hoist || !xgen_rip_relative(n, &off))
+		return -1;
+	for (unsigned i = since; i < index; i++) {
+		const struct insn *m = &g->insn[i];
+
+		if (m->mem >= 0 && m->at.page >= 0 && m->at.write == n->at.write &&
+		    xgen_rip_relative(m, &other) && other >> PAGE_SHIFT == off >> PAGE_SHIFT)
+			return m->at.page;
+	}
+	return -1;
+}
+
 /*
- * No two look-ups of a block may share a slot: between a leader and its followers it
- * has to stay what it is. No group survives a call.
+ * No two look-ups of a block may share a slot, unless it is for the same page: between
+ * a leader and its followers it has to stay what it is. No group survives a call.
  */
 static void part_pages(struct gen *g)
 {
 	uint64_t taken[(2 * XPAGES + 63) / 64] = { 0 };
+	unsigned since = 0;
 
 	for (unsigned i = 0; i < g->nr_insns; i++) {
 		struct insn *n = &g->insn[i];
@@ -941,8 +972,15 @@ static void part_pages(struct gen *g)
 			int16_t first =
 				(int16_t)(bank(g) + PAGES_BY_PLACE + (a->write ? NR_PLACES : 0));
 			unsigned tries = 0;
+			int16_t shared;
 
-			if (a->leader || a->page < 0 || take_page(taken, a))
+			if (a->leader || a->page < 0)
+				continue;
+			if (a == &n->at && (shared = shared_rip_page(g, since, i)) >= 0) {
+				a->page = shared;
+				continue;
+			}
+			if (take_page(taken, a))
 				continue;
 			a->page = page_of_place(g, n, a->write);
 			while (!take_page(taken, a) && ++tries < NR_PLACES)
@@ -950,8 +988,10 @@ static void part_pages(struct gen *g)
 			if (tries == NR_PLACES)
 				a->page = -1;
 		}
-		if (n->kind == K_CALL)
+		if (n->kind == K_CALL) {
 			memset(taken, 0, sizeof(taken));
+			since = i + 1;
+		}
 	}
 }
 

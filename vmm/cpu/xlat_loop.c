@@ -108,6 +108,7 @@ static void hoist(struct finder *f, struct insn *n, struct access *a, enum hoist
 		l->counter = (uint8_t)counter;
 		l->step = f->delta[counter];
 		l->stride = stride;
+		l->by_base = a->simple;
 	}
 }
 
@@ -224,6 +225,12 @@ static bool strides_far(const struct hoisted *h)
 	return magnitude(h->stride) >= PAGE_SIZE / 32;
 }
 
+/* Where the body finds what to add. Of plain accesses it is what their page adds. */
+static int32_t addend_of(const struct hoisted *h)
+{
+	return h->a->simple && !strides_far(h) ? xaddend_off(h->a->page) : xslot_off(h->a);
+}
+
 /* Of those the TLB is asked, before r10 is in use. */
 static void look_up_far(struct gen *g, const struct hoisted *h, uint8_t *head)
 {
@@ -299,6 +306,13 @@ static void emit_limit(struct gen *g)
 	struct emit *e = g->e;
 	uint8_t *fits;
 
+	if (l->by_base) { /* canonical, as it has been looked up */
+		if (l->step < 0)
+			emit_neg(e, S1);
+		emit_lea(e, true, S1, S1, xhome(l->counter), 0, l->step > 0 ? 1 : -1);
+		emit_gs_store(e, S1, CPU_OFF(x.loop_limit));
+		return;
+	}
 	if (by)
 		emit_shift(e, true, SHIFT_R, S1, by);
 	emit_lea(e, true, S1, S1, H_NONE, 0, (int32_t)magnitude(l->step) + 1);
@@ -312,22 +326,41 @@ static void emit_limit(struct gen *g)
 	emit_gs_store(e, S1, CPU_OFF(x.loop_limit));
 }
 
-void xloop_head(struct gen *g)
+/* The only access that moves, and the counter is its base: its page says it all. */
+static const struct hoisted *only_one(const struct loop *l)
+{
+	const struct hoisted *only = NULL;
+
+	for (unsigned i = 0; i < l->nr; i++) {
+		if (!l->hoisted[i].stride)
+			continue;
+		if (only)
+			return NULL;
+		only = &l->hoisted[i];
+	}
+	return only && l->by_base && !strides_far(only) ? only : NULL;
+}
+
+static void emit_limit_of(struct gen *g, const struct hoisted *h)
+{
+	int32_t room = h->stride > 0 ? (int32_t)PAGE_SIZE - h->a->bytes + 1 : -1;
+
+	emit_gs_load(g->e, S1, CPU_OFF(x.page) + 8 * h->a->page);
+	emit_lea(g->e, true, S1, S1, H_NONE, 0, room - h->a->from_head);
+	emit_gs_store(g->e, S1, CPU_OFF(x.loop_limit));
+}
+
+/* Looks up all that is near. Returns whether r10 has the least room of all. */
+static bool look_up_near(struct gen *g, const struct hoisted *only, uint8_t *head)
 {
 	const struct loop *l = &g->loop;
-	uint8_t *head = g->e->p;
 	bool first = true;
-	unsigned i;
 
-	xtally_begin(g->x, XTALLY_HOT);
-	for (i = 0; i < l->nr; i++)
-		if (strides_far(&l->hoisted[i]))
-			look_up_far(g, &l->hoisted[i], head);
-	for (i = 0; i < l->nr; i++) {
+	for (unsigned i = 0; i < l->nr; i++) {
 		const struct hoisted *h = &l->hoisted[i];
 
 		look_up(g, h, head);
-		if (h->stride) {
+		if (h->stride && !only) {
 			emit_room(g, h);
 			if (first)
 				emit_mov(g->e, S1, S2);
@@ -335,21 +368,37 @@ void xloop_head(struct gen *g)
 				emit_min(g->e);
 			first = false;
 		}
-		if (!strides_far(h)) {
+		if (!strides_far(h) && !h->a->simple) {
 			emit_gs_load(g->e, S2, xaddend_off(h->a->page));
 			emit_slot(g, h);
 		}
 	}
-	if (!first)
+	return !first;
+}
+
+void xloop_head(struct gen *g)
+{
+	const struct loop *l = &g->loop;
+	const struct hoisted *only = only_one(l);
+	uint8_t *head = g->e->p;
+	unsigned i;
+
+	xtally_begin(g->x, XTALLY_HOT);
+	for (i = 0; i < l->nr; i++)
+		if (strides_far(&l->hoisted[i]))
+			look_up_far(g, &l->hoisted[i], head);
+	if (look_up_near(g, only, head))
 		emit_limit(g);
+	if (only)
+		emit_limit_of(g, only);
 	for (i = 0; i < g->nr_insns; i++)
 		if (g->insn[i].vec)
 			break;
 	if (i < g->nr_insns)
-		xgen_vec_gate(g);
+		xgen_vec_gate(g, 0);
 	g->held = 0;
 	if (l->nr)
-		xgen_hold(g, xslot_off(l->hoisted[0].a));
+		xgen_hold(g, addend_of(&l->hoisted[0]));
 	g->loop.fresh = true;
 	g->loop.holds = false;
 	g->loop.body = emit_here(g->e);
@@ -364,7 +413,7 @@ void xloop_back(struct gen *g)
 	struct emit *e = g->e;
 
 	if (l->holds)
-		xgen_hold(g, xslot_off(l->hoisted[0].a));
+		xgen_hold(g, addend_of(&l->hoisted[0]));
 	if (l->counter == OP_NO_REG) {
 		emit_gs(e, false, 0x83, 7, CPU_ATTENTION_OFF); /* cmp dword, 0 */
 		emit_u8(e, 0);
@@ -379,12 +428,17 @@ void xloop_back(struct gen *g)
 	emit_jmp(e, g->b->enter_poll);
 }
 
+int32_t xloop_addend(const struct gen *g, const struct access *a)
+{
+	return addend_of(&g->loop.hoisted[a->slot]);
+}
+
 struct place xloop_place(struct gen *g, const struct insn *n, const struct access *a)
 {
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	uint8_t base, index;
 
-	xgen_hold(g, xslot_off(a));
+	xgen_hold(g, xloop_addend(g, a));
 	if (a->simple)
 		return (struct place){ (uint8_t)xhome(a->base), S2, 0, a->disp };
 	base = xlat_gpr(p->mem.base);
