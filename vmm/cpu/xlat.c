@@ -525,6 +525,22 @@ void xlat_park_vectors(struct cpu *c)
 	hide_host_addresses(c);
 }
 
+void xlat_copy_vectors(struct cpu *c)
+{
+	((void (*)(void))(uintptr_t)c->xlat->tramp.copy)();
+	hide_host_addresses(c);
+}
+
+void xlat_take_vectors(struct cpu *c, uint64_t given)
+{
+	uint32_t all = c->x.vec_live ? c->xlat->xsave_mask : 0;
+
+	if (all && !(all & ~given))
+		((void (*)(void))(uintptr_t)c->xlat->tramp.drop)();
+	else
+		xlat_outside(c);
+}
+
 static void enter(struct cpu *c, const struct xblock *b)
 {
 	c->block_rip = c->s.rip & PAGE_MASK;

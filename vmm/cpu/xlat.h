@@ -43,6 +43,18 @@ static inline void xlat_outside(const struct cpu *c)
 		xlat_park_vectors(c->x.self);
 }
 
+/* The image shall say what is in the registers; they stay where they are. */
+void xlat_copy_vectors(struct cpu *c);
+
+static inline void xlat_show_vectors(struct cpu *c)
+{
+	if (c->x.vec_live)
+		xlat_copy_vectors(c);
+}
+
+/* From now on the image counts. @given: what of it will be written, as bits of XCR0. */
+void xlat_take_vectors(struct cpu *c, uint64_t given);
+
 /* Attention is being looked at; does what xlat_sync() does. */
 void xlat_attend(struct cpu *c);
 

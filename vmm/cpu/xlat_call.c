@@ -21,7 +21,7 @@ static sys_fn *const handled[] = {
 	sys_popf,    sys_pushf,       sys_cli,    sys_sti,       sys_swapgs,      sys_pause,
 	sys_verw,    sys_mov_to_sreg, sys_int3,   sys_undefined, sys_rdtsc,       sys_xgetbv,
 	sys_lgdt,    sys_lidt,        sys_wbinvd, sys_clflush,   sys_rdpid,       sys_vmcall,
-	sys_cpuid,   sys_mov_from_dr,
+	sys_cpuid,   sys_mov_from_dr, sys_xsave,  sys_xsaveopt,  sys_xrstor,
 };
 
 bool xcall_handles(sys_fn *fn)

@@ -135,7 +135,8 @@ struct xtramp {
 	uint64_t rep[2];   /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
 	uint64_t system;   /* the system instruction that r10 points to, and on where it leads */
 	uint64_t called;   /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
-	uint64_t park;     /* void (void) for C: vector registers to their image */
+	/* void (void) for C: vector registers to their image, without looking; and forgotten */
+	uint64_t park, copy, drop;
 	uint64_t vec_load, ret;
 };
 

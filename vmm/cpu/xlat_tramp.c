@@ -60,7 +60,7 @@ static void vzeroupper(struct emit *e)
  * The guest's vector registers to its image, which is complete then: XSAVE, unlike
  * XSAVEOPT, writes what is in its initial state, too. Clobbers RAX and RDX.
  */
-static void save_vec(struct emit *e, const struct xlat *x)
+static void copy_vec(struct emit *e, const struct xlat *x)
 {
 	if (!x->xsave_mask) {
 		state_insn(e, FXSAVE64);
@@ -69,7 +69,6 @@ static void save_vec(struct emit *e, const struct xlat *x)
 	emit_mov_imm(e, H_RAX, x->xsave_mask);
 	emit_mov_imm(e, H_RDX, 0);
 	state_insn(e, XSAVE64);
-	vzeroupper(e);
 }
 
 /* And back: what XSTATE_BV does not name is cleared. Clobbers RAX and RDX, no flags. */
@@ -107,16 +106,23 @@ static void make_enter(struct emit *e, struct xtramp *t)
 }
 
 /*
- * The guest's vector registers to their image; the host's C code finds its own MXCSR and
- * an empty x87 stack. C calls it, too: it leaves alone what functions leave alone.
+ * The guest's vector registers to their image, where park is called; the host's C code
+ * finds its own MXCSR and an empty x87 stack. C calls all three: they leave alone what
+ * functions leave alone.
  */
 static void make_park(struct emit *e, const struct xlat *x, struct xtramp *t)
 {
 	uint64_t mxcsr = emit_here(e);
 
 	emit_u32(e, MXCSR_RESET);
+	t->copy = emit_here(e);
+	copy_vec(e, x);
+	emit_u8(e, 0xc3);
 	t->park = emit_here(e);
-	save_vec(e, x);
+	copy_vec(e, x);
+	t->drop = emit_here(e);
+	if (x->xsave_mask)
+		vzeroupper(e);
 	emit_gs_imm32(e, CPU_OFF(x.vec_live), 0);
 	emit_mov_imm(e, H_R10, t->vec_load);
 	emit_gs_store(e, H_R10, CPU_OFF(x.vec_gate));
