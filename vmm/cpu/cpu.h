@@ -96,6 +96,14 @@ static inline unsigned jump_slot(uint64_t rip)
 	return (uint32_t)rip * XLAT_JUMPS_HASH >> (32 - XLAT_JUMPS_BITS);
 }
 
+/* What has lost its slot to another is put aside, by the product's lower bits. */
+#define XLAT_ASIDE 1024u
+
+static inline unsigned jump_slot_aside(uint64_t rip)
+{
+	return (uint32_t)rip * XLAT_JUMPS_HASH >> 8 & (XLAT_ASIDE - 1);
+}
+
 /* --- a pending fault -------------------------------------------------------- */
 
 struct cpu_fault {
@@ -218,6 +226,8 @@ struct cpu {
 	} x;
 	uint64_t jump_tag[XLAT_JUMPS]; /* RIP + x.jump_key */
 	uint64_t jump_code[XLAT_JUMPS];
+	uint64_t aside_tag[XLAT_ASIDE]; /* asked by the trampolines, where the former have nothing */
+	uint64_t aside_code[XLAT_ASIDE];
 	struct tlb_entry tlb_entries[TLB_ENTRIES];
 };
 

@@ -234,13 +234,26 @@ int xgen_create(struct xlat *x, const struct host *h, int node);
 void xgen_destroy(struct xlat *x, const struct host *h);
 bool xgen_block(struct cpu *c, struct xblock *b, uint64_t page_gpa);
 
-/* jump_slot() of the RIP in @rip. Clobbers flags. */
-static inline void emit_jump_slot(struct emit *e, unsigned dst, unsigned rip)
+static inline void emit_jump_product(struct emit *e, unsigned dst, unsigned rip)
 {
 	emit_rex(e, false, dst, 0, rip); /* imul dst, rip, imm32 */
 	emit_u8(e, 0x69);
 	emit_u8(e, 0xc0 | (dst & 7) << 3 | (rip & 7));
 	emit_u32(e, XLAT_JUMPS_HASH);
+}
+
+/* jump_slot_aside() of the RIP or tag in @rip. Clobbers flags. */
+static inline void emit_jump_slot_aside(struct emit *e, unsigned dst, unsigned rip)
+{
+	emit_jump_product(e, dst, rip);
+	emit_shift(e, false, SHIFT_R, dst, 8);
+	emit_alu_imm(e, false, ALU_AND, dst, XLAT_ASIDE - 1);
+}
+
+/* jump_slot() of the RIP in @rip. Clobbers flags. */
+static inline void emit_jump_slot(struct emit *e, unsigned dst, unsigned rip)
+{
+	emit_jump_product(e, dst, rip);
 	emit_shift(e, false, SHIFT_R, dst, 32 - XLAT_JUMPS_BITS);
 }
 

@@ -166,11 +166,17 @@ static uint64_t make_exit(struct emit *e, const struct xtramp *t, enum xlat_exit
 	return here;
 }
 
-/* The tag in r10 becomes the RIP in s.rip. */
+/* The tag in r10 has not been found in its slot: is it put aside? Else it becomes the RIP in s.rip. */
 static uint64_t make_lookup(struct emit *e, const struct xtramp *t)
 {
 	uint64_t here = emit_here(e);
+	uint8_t *none;
 
+	emit_jump_slot_aside(e, H_R11, H_R10);
+	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(aside_tag)); /* cmp */
+	none = emit_jcc(e, CC_NZ, 0);
+	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(aside_code)); /* jmp */
+	emit_patch(e, none, emit_here(e));
 	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
 	emit_gs_store(e, H_R10, CPU_OFF(s.rip));
 	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_LOOKUP);
