@@ -226,7 +226,7 @@ struct cpu {
 	} x;
 	uint64_t jump_tag[XLAT_JUMPS]; /* RIP + x.jump_key */
 	uint64_t jump_code[XLAT_JUMPS];
-	uint64_t aside_tag[XLAT_ASIDE]; /* asked by the trampolines, where the former have nothing */
+	uint64_t aside_tag[XLAT_ASIDE]; /* the trampolines ask these, where those have nothing */
 	uint64_t aside_code[XLAT_ASIDE];
 	struct tlb_entry tlb_entries[TLB_ENTRIES];
 };

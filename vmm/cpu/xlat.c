@@ -309,10 +309,15 @@ void xlat_forget_stale(struct cpu *c)
  */
 #define MISSES_ALLOWED 0x4000
 
-void xlat_attend(struct cpu *c)
+void xlat_count_misses(struct cpu *c)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(c->x.page_misses); i++)
 		c->x.page_misses[i] = (uint16_t)-MISSES_ALLOWED;
+}
+
+void xlat_attend(struct cpu *c)
+{
+	xlat_count_misses(c);
 	xlat_sync(c);
 }
 
@@ -584,6 +589,14 @@ static const struct xedge *left_edge(const struct cpu *c)
 	return &left_block(c)->edge[c->x.what % XBLOCK_EDGES];
 }
 
+void xlat_set_rip(struct cpu *c)
+{
+	if (c->x.why == XEXIT_ATTEND_AT)
+		c->s.rip = c->block_rip + xwhat_off(c->x.what);
+	else if (c->x.why == XEXIT_ATTEND_EDGE)
+		c->s.rip = c->block_rip + left_edge(c)->target;
+}
+
 /*
  * A jump within its page that is not linked yet. Blocks of one page and one version live
  * and die together, but for one that finds itself gone: its code says so to whoever comes.
@@ -700,14 +713,10 @@ enum xlat_result xlat_run(struct cpu *c)
 			if (unlikely(c->x.return_sp < c->x.return_limit))
 				xret_make_room(c);
 			return XLAT_ATTEND;
+		case XEXIT_OUT:
+			return XLAT_OUT;
 		case XEXIT_RESET:
 			return XLAT_RESET;
-		case XEXIT_ATTEND_AT:
-			c->s.rip = c->block_rip + xwhat_off(c->x.what);
-			return XLAT_ATTEND;
-		case XEXIT_ATTEND_EDGE:
-			c->s.rip = c->block_rip + left_edge(c)->target;
-			return XLAT_ATTEND;
 		case XEXIT_STALE:
 			xcache_block(x->seat.cache, c->x.what)->gone = true;
 			b = xblock_get(c, false, 0);

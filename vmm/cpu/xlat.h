@@ -16,6 +16,7 @@
 enum xlat_result {
 	XLAT_ATTEND, /* attention is set */
 	XLAT_INTERP, /* the interpreter shall execute the instruction at s.rip */
+	XLAT_OUT,    /* c->exit is filled */
 	XLAT_FAULT,  /* c->fault is pending, by the fetch at s.rip */
 	XLAT_RESET   /* triple fault */
 };

@@ -35,11 +35,12 @@ enum xlat_exit {
 	XEXIT_EDGE,        /* what: xwhat_edge() */
 	XEXIT_LOOKUP,      /* s.rip is set: the jump cache does not know it */
 	XEXIT_ATTEND,      /* s.rip is set */
-	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
-	XEXIT_ATTEND_AT,   /* what: xwhat(), and attention is set */
+	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE; asks xcall_attend() */
+	XEXIT_ATTEND_AT,   /* what: xwhat(); the same */
 	XEXIT_STALE,       /* what: the number of a block that is not what it was; s.rip is set */
 	XEXIT_ROAMS,       /* what: xwhat() of an access that keeps missing its page */
 	XEXIT_INTERP,      /* what: xwhat() of an instruction for the interpreter */
+	XEXIT_OUT,         /* s.rip is set, and c->exit is filled */
 	XEXIT_RESET        /* triple fault */
 };
 
@@ -125,10 +126,11 @@ struct xmark {
 
 /* Fixed pieces of code, at the begin of the code cache. */
 struct xtramp {
-	uint64_t enter;          /* void (void) for C */
-	uint64_t leave;          /* registers -> c->s, back to C */
-	uint64_t leave_saved;    /* they are there already */
-	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, the tag in r10; XEXIT_ATTEND */
+	uint64_t enter;       /* void (void) for C */
+	uint64_t leave;       /* registers -> c->s, back to C */
+	uint64_t leave_saved; /* they are there already */
+	uint64_t lookup;      /* the tag in r10; leaves with XEXIT_LOOKUP if nobody knows it */
+	uint64_t attention, attend; /* is set, and x.why; and x.why is XEXIT_ATTEND */
 	uint64_t ret_miss; /* a return, its tag in r10, that is not what the stack's top says */
 	uint64_t fill[2];  /* by write: fill the TLB for r11 bytes at the address in r10 */
 	uint64_t page[2];  /* by write: the same, and page cache slot r11 >> 16, too */
@@ -177,6 +179,10 @@ bool xlat_room(struct xlat *x, unsigned insns, unsigned *number);
 
 /* xlat.c: what emitted code relies on, whenever C code has run. */
 void xlat_prepare(struct cpu *c);
+/* After XEXIT_ATTEND and its kin: s.rip is where it goes on. */
+void xlat_set_rip(struct cpu *c);
+/* Misses of pages are counted from one look at attention to the next. */
+void xlat_count_misses(struct cpu *c);
 /* Jumps to code that has been modified; as xlat_sync(), where translated code is to go on. */
 void xlat_forget_stale(struct cpu *c);
 
@@ -195,6 +201,8 @@ enum xcall {
  * The instruction's place is in x.what.
  */
 enum xcall xcall_system(struct cpu *c, const struct op *o);
+/* Attention is set, or the return stack full; x.why says where. */
+enum xcall xcall_attend(struct cpu *c);
 enum xcall xcall_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
 /* An access cannot be made here: the guest has its fault, or the interpreter makes it. */
 enum xcall xcall_missed(struct cpu *c, uint64_t gva, unsigned bytes);

@@ -157,16 +157,7 @@ static void make_leave(struct emit *e, struct xtramp *t)
 	emit_u8(e, 0xc3);
 }
 
-static uint64_t make_exit(struct emit *e, const struct xtramp *t, enum xlat_exit why)
-{
-	uint64_t here = emit_here(e);
-
-	emit_gs_imm32(e, CPU_OFF(x.why), why);
-	emit_jmp(e, t->leave);
-	return here;
-}
-
-/* The tag in r10 has not been found in its slot: is it put aside? Else it becomes the RIP in s.rip. */
+/* The tag in r10 is not in its slot: has it been put aside? Else its RIP goes to s.rip. */
 static uint64_t make_lookup(struct emit *e, const struct xtramp *t)
 {
 	uint64_t here = emit_here(e);
@@ -336,6 +327,15 @@ static void make_system(struct emit *e, struct xtramp *t)
 	emit_jmp(e, t->called);
 }
 
+static void make_attend(struct emit *e, struct xtramp *t)
+{
+	t->attend = emit_here(e);
+	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_ATTEND);
+	t->attention = emit_here(e);
+	call_c(e, t, (uint64_t)(uintptr_t)xcall_attend, 0);
+	emit_jmp(e, t->called);
+}
+
 /* Slot r11 >> 16 has missed: clobbers rcx. Returns the jump to take if that was too often. */
 static uint8_t *count_miss(struct emit *e)
 {
@@ -414,10 +414,10 @@ void xtramp_make(struct xlat *x)
 	make_enter(e, t);
 	make_leave(e, t);
 	t->lookup = make_lookup(e, t);
-	t->attend = make_exit(e, t, XEXIT_ATTEND);
 	make_ret_miss(e, t);
 	make_called(e, t);
 	make_system(e, t);
+	make_attend(e, t);
 	t->fill[0] = make_fill(e, t, MMU_READ);
 	t->fill[1] = make_fill(e, t, MMU_WRITE);
 	t->rep[0] = make_rep(e, t, xlat_rep_movs);
