@@ -459,6 +459,17 @@ bool xlat_knows(struct cpu *c, uint64_t hva)
 	return xblock_find(c, hva, false, 0);
 }
 
+/* The block at s.rip, if it is there and the TLB knows where. */
+static struct xblock *xblock_at_hand(struct cpu *c, bool plain, uint64_t since)
+{
+	uint64_t gva = c->s.rip;
+	const struct tlb_entry *e = tlb_slot(c, gva);
+
+	if (unlikely(e->exec != tlb_key(c, gva, 1)))
+		return NULL;
+	return xblock_find(c, gva + e->addend, plain, since);
+}
+
 /*
  * The block at s.rip, not older than epoch @since. NULL: a fault is pending, or there is
  * none and the interpreter goes on.
@@ -466,22 +477,37 @@ bool xlat_knows(struct cpu *c, uint64_t hva)
 static struct xblock *xblock_get(struct cpu *c, bool plain, uint64_t since)
 {
 	uint64_t gva = c->s.rip, gpa, hva;
-	const struct tlb_entry *e = tlb_slot(c, gva);
 	const uint8_t *page;
 	struct xblock *b;
 
 	join(c);
-	if (likely(e->exec == tlb_key(c, gva, 1))) {
-		b = xblock_find(c, gva + e->addend, plain, since);
-		if (likely(b))
-			return b;
-	}
+	b = xblock_at_hand(c, plain, since);
+	if (likely(b))
+		return b;
 	page = mmu_fetch(c, gva, &gpa);
 	if (!page)
 		return NULL;
 	hva = (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK);
 	b = xblock_find(c, hva, plain, since);
 	return b ? b : xblock_make(c, hva, gpa | (gva & ~PAGE_MASK), plain);
+}
+
+/* Blocks are made, and fetches fault, in xlat_run() alone. */
+bool xlat_find_jump(struct cpu *c)
+{
+	struct xblock *b;
+	uint64_t gpa;
+
+	xlat_forget_stale(c);
+	if (unlikely(!xcache_is_current(&c->xlat->seat)))
+		return false;
+	b = xblock_at_hand(c, false, 0);
+	if (!b && mmu_fetch(c, c->s.rip, &gpa))
+		b = xblock_at_hand(c, false, 0);
+	c->fault.pending = false;
+	if (b)
+		remember_jump(c, b);
+	return b;
 }
 
 /* Others may be at it, too; each leaves the edge leading to a block that will do. */

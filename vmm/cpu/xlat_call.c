@@ -74,6 +74,17 @@ static enum xcall deliver(struct cpu *c)
 	return leave(c, XEXIT_RESET);
 }
 
+/* --- jumps -------------------------------------------------------------------------------- */
+
+enum xcall xcall_lookup(struct cpu *c, uint64_t tag)
+{
+	c->s.rip = tag - c->x.jump_key;
+	if (c->icount || !sys_canonical(c->s.rip) || !xlat_find_jump(c))
+		return leave(c, XEXIT_LOOKUP);
+	stat_add(&c->vcpu->stats, STAT_LOOKUPS, 1);
+	return XCALL_JUMP;
+}
+
 /* --- attention --------------------------------------------------------------------------- */
 
 /* Is there nothing but interrupts to look at? The rest is the run loop's. */

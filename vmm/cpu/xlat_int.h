@@ -126,10 +126,10 @@ struct xmark {
 
 /* Fixed pieces of code, at the begin of the code cache. */
 struct xtramp {
-	uint64_t enter;       /* void (void) for C */
-	uint64_t leave;       /* registers -> c->s, back to C */
-	uint64_t leave_saved; /* they are there already */
-	uint64_t lookup;      /* the tag in r10; leaves with XEXIT_LOOKUP if nobody knows it */
+	uint64_t enter;             /* void (void) for C */
+	uint64_t leave;             /* registers -> c->s, back to C */
+	uint64_t leave_saved;       /* they are there already */
+	uint64_t lookup;            /* the tag in r10 is not in its slot of the jump cache */
 	uint64_t attention, attend; /* is set, and x.why; and x.why is XEXIT_ATTEND */
 	uint64_t ret_miss; /* a return, its tag in r10, that is not what the stack's top says */
 	uint64_t fill[2];  /* by write: fill the TLB for r11 bytes at the address in r10 */
@@ -179,6 +179,8 @@ bool xlat_room(struct xlat *x, unsigned insns, unsigned *number);
 
 /* xlat.c: what emitted code relies on, whenever C code has run. */
 void xlat_prepare(struct cpu *c);
+/* The jump cache is told where s.rip leads. False: that is not known. */
+bool xlat_find_jump(struct cpu *c);
 /* After XEXIT_ATTEND and its kin: s.rip is where it goes on. */
 void xlat_set_rip(struct cpu *c);
 /* Misses of pages are counted from one look at attention to the next. */
@@ -201,6 +203,8 @@ enum xcall {
  * The instruction's place is in x.what.
  */
 enum xcall xcall_system(struct cpu *c, const struct op *o);
+/* The jump cache does not know where @tag leads. */
+enum xcall xcall_lookup(struct cpu *c, uint64_t tag);
 /* Attention is set, or the return stack full; x.why says where. */
 enum xcall xcall_attend(struct cpu *c);
 enum xcall xcall_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
