@@ -601,6 +601,15 @@ static bool site_roams(const struct gen *g, const struct insn *n)
 	return !jumps_to_itself(g) && xlat_roams(g->c, g->page_gpa + n->off);
 }
 
+/*
+ * Kernels go from object to object and do little with each: but for the stack, the page is
+ * another one too often for a look whether it is the same to pay.
+ */
+static bool kernel_roams(const struct gen *g, unsigned base)
+{
+	return !g->b->user && base != RSP && !jumps_to_itself(g);
+}
+
 static void group_end(struct groups *s, struct group *p)
 {
 	struct access *a = p->leader;
@@ -612,7 +621,8 @@ static void group_end(struct groups *s, struct group *p)
 		a->bytes = (uint16_t)(p->hi - p->lo);
 	}
 	a->from_head = p->lo;
-	if (!(s->roaming & BIT(a->base)) && !site_roams(s->g, p->at))
+	if (!(s->roaming & BIT(a->base)) && !kernel_roams(s->g, a->base) &&
+	    !site_roams(s->g, p->at))
 		a->page = s->ended & BIT(a->base) ? page_of_place(s->g, p->at, a->write)
 						  : page_of_reg(s->g, a->base, a->write);
 	s->ended |= (uint16_t)BIT(a->base);
@@ -701,7 +711,8 @@ static void note_operand(struct groups *s, struct insn *n)
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	bool write = p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 
-	if (!(roams(s, p->mem.base) || roams(s, p->mem.index) || site_roams(s->g, n)))
+	if (!(roams(s, p->mem.base) || roams(s, p->mem.index) || site_roams(s->g, n) ||
+	      kernel_roams(s->g, xlat_gpr(p->mem.base))))
 		n->at.page = page_of_place(s->g, n, write);
 	n->at.write = write;
 	n->at.bytes = p->size / 8u;
