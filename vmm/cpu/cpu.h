@@ -90,6 +90,8 @@ struct tlb_entry {
 #define XLAT_JUMPS_BITS 12
 #define XLAT_JUMPS      BIT(XLAT_JUMPS_BITS)
 #define XLAT_JUMPS_HASH 0x9e3779b1u
+/* What newer entries have taken the places of: by the lower bits of the slot. */
+#define XLAT_VICTIMS    1024u
 
 static inline unsigned jump_slot(uint64_t rip)
 {
@@ -218,6 +220,7 @@ struct cpu {
 	} x;
 	uint64_t jump_tag[XLAT_JUMPS]; /* RIP + x.jump_key */
 	uint64_t jump_code[XLAT_JUMPS];
+	uint64_t victim_tag[XLAT_VICTIMS], victim_code[XLAT_VICTIMS];
 	struct tlb_entry tlb_entries[TLB_ENTRIES];
 };
 

@@ -125,16 +125,17 @@ struct xmark {
 
 /* Fixed pieces of code, at the begin of the code cache. */
 struct xtramp {
-	uint64_t enter;          /* void (void) for C */
-	uint64_t leave;          /* registers -> c->s, back to C */
-	uint64_t leave_saved;    /* they are there already */
-	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, the tag in r10; XEXIT_ATTEND */
-	uint64_t ret_miss; /* a return, its tag in r10, that is not what the stack's top says */
-	uint64_t fill[2];  /* by write: fill the TLB for r11 bytes at the address in r10 */
-	uint64_t page[2];  /* by write: the same, and page cache slot r11 >> 16, too */
-	uint64_t rep[2];   /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
-	uint64_t system;   /* the system instruction that r10 points to, and on where it leads */
-	uint64_t called;   /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
+	uint64_t enter;       /* void (void) for C */
+	uint64_t leave;       /* registers -> c->s, back to C */
+	uint64_t leave_saved; /* they are there already */
+	uint64_t lookup;      /* slot r11 does not have tag r10: elsewhere, or XEXIT_LOOKUP */
+	uint64_t attend;      /* leave with XEXIT_ATTEND */
+	uint64_t ret_miss;    /* a return, its tag in r10, that is not what the stack's top says */
+	uint64_t fill[2];     /* by write: fill the TLB for r11 bytes at the address in r10 */
+	uint64_t page[2];     /* by write: the same, and page cache slot r11 >> 16, too */
+	uint64_t rep[2];      /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
+	uint64_t system;      /* the system instruction that r10 points to, and on where it leads */
+	uint64_t called;      /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
 	/* void (void) for C: vector registers to their image, without looking; and forgotten */
 	uint64_t park, copy, drop;
 	uint64_t vec_load, ret;

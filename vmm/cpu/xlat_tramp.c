@@ -166,11 +166,20 @@ static uint64_t make_exit(struct emit *e, const struct xtramp *t, enum xlat_exit
 	return here;
 }
 
-/* The tag in r10 becomes the RIP in s.rip. */
+/*
+ * The jump cache's slot r11 does not have the tag in r10. If it did lately, on to there; else
+ * the tag becomes the RIP in s.rip.
+ */
 static uint64_t make_lookup(struct emit *e, const struct xtramp *t)
 {
 	uint64_t here = emit_here(e);
+	uint8_t *no;
 
+	emit_alu_imm(e, false, ALU_AND, H_R11, XLAT_VICTIMS - 1);
+	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(victim_tag)); /* cmp */
+	no = emit_jcc(e, CC_NZ, 0);
+	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(victim_code)); /* jmp */
+	emit_patch(e, no, emit_here(e));
 	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
 	emit_gs_store(e, H_R10, CPU_OFF(s.rip));
 	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_LOOKUP);
