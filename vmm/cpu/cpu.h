@@ -90,18 +90,12 @@ struct tlb_entry {
 #define XLAT_JUMPS_BITS 12
 #define XLAT_JUMPS      BIT(XLAT_JUMPS_BITS)
 #define XLAT_JUMPS_HASH 0x9e3779b1u
+/* What newer entries have taken the places of: by the lower bits of the slot. */
+#define XLAT_VICTIMS    1024u
 
 static inline unsigned jump_slot(uint64_t rip)
 {
 	return (uint32_t)rip * XLAT_JUMPS_HASH >> (32 - XLAT_JUMPS_BITS);
-}
-
-/* What has lost its slot to another is put aside, by the product's lower bits. */
-#define XLAT_ASIDE 1024u
-
-static inline unsigned jump_slot_aside(uint64_t rip)
-{
-	return (uint32_t)rip * XLAT_JUMPS_HASH >> 8 & (XLAT_ASIDE - 1);
 }
 
 /* --- a pending fault -------------------------------------------------------- */
@@ -226,8 +220,7 @@ struct cpu {
 	} x;
 	uint64_t jump_tag[XLAT_JUMPS]; /* RIP + x.jump_key */
 	uint64_t jump_code[XLAT_JUMPS];
-	uint64_t aside_tag[XLAT_ASIDE]; /* the trampolines ask these, where those have nothing */
-	uint64_t aside_code[XLAT_ASIDE];
+	uint64_t victim_tag[XLAT_VICTIMS], victim_code[XLAT_VICTIMS];
 	struct tlb_entry tlb_entries[TLB_ENTRIES];
 };
 

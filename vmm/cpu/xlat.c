@@ -224,15 +224,15 @@ static void forget_jumps(struct cpu *c)
 {
 	for (unsigned i = 0; i < XLAT_JUMPS; i++)
 		c->jump_tag[i] = UINT64_MAX;
-	for (unsigned i = 0; i < XLAT_ASIDE; i++)
-		c->aside_tag[i] = UINT64_MAX;
+	for (unsigned i = 0; i < XLAT_VICTIMS; i++)
+		c->victim_tag[i] = UINT64_MAX;
 	for (unsigned i = 0; i < ARRAY_SIZE(c->xlat->jumps_into); i++)
 		c->xlat->jumps_into[i] = 0;
 	xret_forget(c);
 }
 
 /* In all address spaces: what a tag has above an address's 48 bits does not matter. */
-static void forget_tags_to(uint64_t *tag, unsigned n, uint64_t gva)
+static void forget_tags_of(uint64_t *tag, unsigned n, uint64_t gva)
 {
 	for (unsigned i = 0; i < n; i++)
 		if (!((tag[i] ^ gva) << 16 >> (16 + PAGE_SHIFT)))
@@ -241,30 +241,21 @@ static void forget_tags_to(uint64_t *tag, unsigned n, uint64_t gva)
 
 static void forget_jumps_to(struct cpu *c, uint64_t gva)
 {
-	forget_tags_to(c->jump_tag, XLAT_JUMPS, gva);
-	forget_tags_to(c->aside_tag, XLAT_ASIDE, gva);
-}
-
-/* Who has the slot now may come again soon: some pairs of addresses always do. */
-static void put_aside(struct cpu *c, unsigned slot)
-{
-	unsigned aside = jump_slot_aside(c->jump_tag[slot]);
-
-	if (c->jump_tag[slot] == UINT64_MAX)
-		return;
-	c->aside_tag[aside] = c->jump_tag[slot];
-	c->aside_code[aside] = c->jump_code[slot];
+	forget_tags_of(c->jump_tag, XLAT_JUMPS, gva);
+	forget_tags_of(c->victim_tag, XLAT_VICTIMS, gva);
 }
 
 static void remember_jump(struct cpu *c, const struct xblock *b)
 {
 	unsigned slot = jump_slot(c->s.rip);
 	uint64_t bit, *word = filter_word(c->xlat, c->s.rip, &bit);
-	uint64_t tag = c->s.rip + c->x.jump_key;
 
-	if (c->jump_tag[slot] != tag)
-		put_aside(c, slot);
-	c->jump_tag[slot] = tag;
+	/* Processes of one program jump to the same addresses, and so want the same slots. */
+	if (c->jump_tag[slot] != c->s.rip + c->x.jump_key) {
+		c->victim_tag[slot % XLAT_VICTIMS] = c->jump_tag[slot];
+		c->victim_code[slot % XLAT_VICTIMS] = c->jump_code[slot];
+	}
+	c->jump_tag[slot] = c->s.rip + c->x.jump_key;
 	c->jump_code[slot] = b->enter_jump;
 	*word |= bit;
 }

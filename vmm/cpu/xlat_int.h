@@ -129,7 +129,7 @@ struct xtramp {
 	uint64_t enter;             /* void (void) for C */
 	uint64_t leave;             /* registers -> c->s, back to C */
 	uint64_t leave_saved;       /* they are there already */
-	uint64_t lookup;            /* the tag in r10 is not in its slot of the jump cache */
+	uint64_t lookup;            /* the jump cache's slot r11 does not have the tag in r10 */
 	uint64_t attention, attend; /* is set, and x.why; and x.why is XEXIT_ATTEND */
 	uint64_t ret_miss; /* a return, its tag in r10, that is not what the stack's top says */
 	uint64_t fill[2];  /* by write: fill the TLB for r11 bytes at the address in r10 */
@@ -246,26 +246,13 @@ int xgen_create(struct xlat *x, const struct host *h, int node);
 void xgen_destroy(struct xlat *x, const struct host *h);
 bool xgen_block(struct cpu *c, struct xblock *b, uint64_t page_gpa);
 
-static inline void emit_jump_product(struct emit *e, unsigned dst, unsigned rip)
+/* jump_slot() of the RIP in @rip. Clobbers flags. */
+static inline void emit_jump_slot(struct emit *e, unsigned dst, unsigned rip)
 {
 	emit_rex(e, false, dst, 0, rip); /* imul dst, rip, imm32 */
 	emit_u8(e, 0x69);
 	emit_u8(e, 0xc0 | (dst & 7) << 3 | (rip & 7));
 	emit_u32(e, XLAT_JUMPS_HASH);
-}
-
-/* jump_slot_aside() of the RIP or tag in @rip. Clobbers flags. */
-static inline void emit_jump_slot_aside(struct emit *e, unsigned dst, unsigned rip)
-{
-	emit_jump_product(e, dst, rip);
-	emit_shift(e, false, SHIFT_R, dst, 8);
-	emit_alu_imm(e, false, ALU_AND, dst, XLAT_ASIDE - 1);
-}
-
-/* jump_slot() of the RIP in @rip. Clobbers flags. */
-static inline void emit_jump_slot(struct emit *e, unsigned dst, unsigned rip)
-{
-	emit_jump_product(e, dst, rip);
 	emit_shift(e, false, SHIFT_R, dst, 32 - XLAT_JUMPS_BITS);
 }
 

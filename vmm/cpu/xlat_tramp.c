@@ -214,8 +214,8 @@ static uint8_t *emit_jump_cache(struct emit *e)
 
 /*
  * What comes after a function that says XCALL_JUMP or XCALL_LEAVE; the guest's registers
- * are in c->s. Where it leads attention is looked at. The lookup comes right behind: what has
- * been put aside is tried, then C asked.
+ * are in c->s. Where it leads attention is looked at. If the jump cache does not know that
+ * but did lately, on to there; else C is asked.
  */
 static void make_called(struct emit *e, struct xtramp *t)
 {
@@ -230,10 +230,10 @@ static void make_called(struct emit *e, struct xtramp *t)
 	miss = emit_jump_cache(e);
 	t->lookup = emit_here(e);
 	emit_patch(e, miss, t->lookup);
-	emit_jump_slot_aside(e, H_R11, H_R10);
-	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(aside_tag)); /* cmp */
+	emit_alu_imm(e, false, ALU_AND, H_R11, XLAT_VICTIMS - 1);
+	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(victim_tag)); /* cmp */
 	none = emit_jcc(e, CC_NZ, 0);
-	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(aside_code)); /* jmp */
+	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(victim_code)); /* jmp */
 	emit_patch(e, none, emit_here(e));
 	call_c(e, t, (uint64_t)(uintptr_t)xcall_lookup, 0);
 	emit_jmp(e, t->called);
