@@ -538,6 +538,11 @@ static void clear_pages(struct cpu *c)
 	c->x.page_asid[c->x.user] = c->asid;
 }
 
+bool xlat_tsc_is_ours(const struct cpu *c)
+{
+	return c->xlat && c->xlat->tsc_inline;
+}
+
 /* The clock's base stays while a vCPU runs: it starts and stops with all of them parked. */
 static void note_clock(struct cpu *c)
 {

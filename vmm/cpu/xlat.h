@@ -56,6 +56,9 @@ static inline void xlat_show_vectors(struct cpu *c)
 /* From now on the image counts. @given: what of it will be written, as bits of XCR0. */
 void xlat_take_vectors(struct cpu *c, uint64_t given);
 
+/* Are the clock's ticks those of RDTSC? */
+bool xlat_tsc_is_ours(const struct cpu *c);
+
 /* Attention is being looked at; does what xlat_sync() does. */
 void xlat_attend(struct cpu *c);
 

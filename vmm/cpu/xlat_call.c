@@ -156,7 +156,7 @@ static enum xcall idle(struct cpu *c)
 	uint64_t start;
 	bool found;
 
-	if (!c->xlat->tsc_inline || !halt_poll_is_open(&v->halt_poll) || c->vm->cfg.trace_exits)
+	if (!xlat_tsc_is_ours(c) || !halt_poll_is_open(&v->halt_poll) || c->vm->cfg.trace_exits)
 		return leave(c, XEXIT_OUT);
 	vcpu_doing(v, DOING_NOTHING);
 	start = __builtin_ia32_rdtsc();
