@@ -214,7 +214,7 @@ void xlat_destroy(struct cpu *c)
 
 static uint64_t *filter_word(struct xlat *x, uint64_t gva, uint64_t *bit)
 {
-	uint64_t page = (gva >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 52;
+	uint64_t page = (gva >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> (64 - XLAT_FILTER_BITS);
 
 	*bit = BIT64(page % 64);
 	return &x->jumps_into[page / 64];

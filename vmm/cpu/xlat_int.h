@@ -149,6 +149,9 @@ struct xknown {
 	struct xblock *block; /* NULL: none */
 };
 
+/* Wide enough for the code of a kernel and its programs: a hit has all of it looked through. */
+#define XLAT_FILTER_BITS 16
+
 struct xlat {
 	struct xseat seat; /* at the cache of its guest node */
 	uint8_t *returns;  /* RETURN_BYTES */
@@ -158,7 +161,8 @@ struct xlat {
 	bool tsc_inline;         /* the host's TSC is the clock */
 	bool counts;             /* c->insns is kept: costs three instructions a block */
 	uint32_t seen;           /* codemap invalidations taken into account */
-	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */
+	/* Filter over pages: the jump cache may know addresses there. */
+	uint64_t jumps_into[BIT(XLAT_FILTER_BITS) / 64];
 	struct decoder decoder;
 	struct gen *gen;
 	struct xtally *tally;            /* NULL: code does not count itself */
