@@ -526,6 +526,7 @@ void xlat_prepare(struct cpu *c)
 
 	c->x.jump_key = c->asid << 48 | (uint64_t)xlat_vec(c) << 60;
 	c->x.user = c->cpl != 0;
+	c->x.no_fast_ring = !xring_is_plain(c);
 	note_clock(c);
 	*bv = (uint8_t)((*bv | XCR0_X87 | XCR0_SSE) & c->xlat->xsave_mask);
 	if (unlikely(c->x.page_asid[c->x.user] != c->asid))
