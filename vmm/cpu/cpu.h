@@ -148,7 +148,8 @@ struct cpu {
 
 	const struct op *block_ops; /* the ops being executed */
 	const struct op *stop_op;   /* where leave was set; slow accesses note themselves, too */
-	uint64_t asid_super;        /* the same address space, supervisor rights */
+	uint64_t asid_super;        /* the same address space, supervisor rights, */
+	uint64_t asid_user;         /* and with a user's */
 	struct vm *vm;
 	struct codemap *codemap;
 	uint8_t leave; /* enum cpu_leave */
@@ -214,9 +215,10 @@ struct cpu {
 		uint32_t why;      /* enum xlat_exit */
 		uint32_t what;     /* which edge, or which offset in the page */
 		uint32_t user;     /* CPL is not 0 */
-		uint32_t waiting;  /* an interrupt or NMI is held back: STI has to look */
-		uint32_t tsc_trap; /* not 0: RDTSC is for the interpreter */
-		uint32_t vec_live; /* guest's vector registers are in the host's */
+		uint32_t no_fast_ring; /* SYSCALL and SYSRET are for C: see xlat_ring.c */
+		uint32_t waiting;      /* an interrupt or NMI is held back: STI has to look */
+		uint32_t tsc_trap;     /* not 0: RDTSC is for the interpreter */
+		uint32_t vec_live;     /* guest's vector registers are in the host's */
 	} x;
 	uint64_t jump_tag[XLAT_JUMPS]; /* RIP + x.jump_key */
 	uint64_t jump_code[XLAT_JUMPS];

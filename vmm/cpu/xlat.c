@@ -214,7 +214,7 @@ void xlat_destroy(struct cpu *c)
 
 static uint64_t *filter_word(struct xlat *x, uint64_t gva, uint64_t *bit)
 {
-	uint64_t page = (gva >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 52;
+	uint64_t page = (gva >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> (64 - XLAT_FILTER_BITS);
 
 	*bit = BIT64(page % 64);
 	return &x->jumps_into[page / 64];
@@ -562,6 +562,7 @@ void xlat_prepare(struct cpu *c)
 
 	c->x.jump_key = c->asid << 48 | (uint64_t)xlat_vec(c) << 60;
 	c->x.user = c->cpl != 0;
+	c->x.no_fast_ring = !xring_is_plain(c);
 	note_clock(c);
 	*bv = (uint8_t)((*bv | XCR0_X87 | XCR0_SSE) & c->xlat->xsave_mask);
 	if (unlikely(c->x.page_asid[c->x.user] != c->asid))

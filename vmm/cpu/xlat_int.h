@@ -136,7 +136,9 @@ struct xtramp {
 	uint64_t page[2];  /* by write: the same, and page cache slot r11 >> 16, too */
 	uint64_t rep[2];   /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
 	uint64_t system;   /* the system instruction that r10 points to, and on where it leads */
-	uint64_t called;   /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
+	uint64_t syscall, sysret; /* those that r11 points to, where nothing is unusual */
+	uint64_t jump;            /* to the RIP in r10, by the jump cache */
+	uint64_t called;          /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
 	/* void (void) for C: vector registers to their image, without looking; and forgotten */
 	uint64_t park, copy, drop;
 	uint64_t vec_load, ret;
@@ -150,16 +152,20 @@ struct xknown {
 	struct xblock *block; /* NULL: none */
 };
 
+/* Wide enough for the code of a kernel and its programs: a hit has all of it looked through. */
+#define XLAT_FILTER_BITS 16
+
 struct xlat {
 	struct xseat seat; /* at the cache of its guest node */
 	uint8_t *returns;  /* RETURN_BYTES */
 	struct emit e;
 	struct xtramp tramp;
-	uint32_t xsave_mask;     /* components the guest is offered; 0: FXSAVE will do */
-	bool tsc_inline;         /* the host's TSC is the clock */
-	bool counts;             /* c->insns is kept: costs three instructions a block */
-	uint32_t seen;           /* codemap invalidations taken into account */
-	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */
+	uint32_t xsave_mask; /* components the guest is offered; 0: FXSAVE will do */
+	bool tsc_inline;     /* the host's TSC is the clock */
+	bool counts;         /* c->insns is kept: costs three instructions a block */
+	uint32_t seen;       /* codemap invalidations taken into account */
+	/* Filter over pages: the jump cache may know addresses there. */
+	uint64_t jumps_into[BIT(XLAT_FILTER_BITS) / 64];
 	struct decoder decoder;
 	struct gen *gen;
 	struct xtally *tally;            /* NULL: code does not count itself */
@@ -190,6 +196,12 @@ void xlat_forget_stale(struct cpu *c);
 
 /* xlat_tramp.c */
 void xtramp_make(struct xlat *x);
+
+/* xlat_ring.c: tramp.syscall and tramp.sysret; may they be taken? */
+void xring_make(struct xlat *x);
+bool xring_is_plain(const struct cpu *c);
+/* What cpu_rflags() says, without RF and VM, into @dst. */
+void xlat_emit_rflags(struct emit *e, unsigned dst, unsigned other);
 
 /* What C code called by emitted code makes of it. */
 enum xcall {

@@ -227,6 +227,7 @@ static void make_called(struct emit *e, struct xtramp *t)
 	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
 	load_guest(e);
 	emit_gs_load(e, H_R10, CPU_OFF(s.rip));
+	t->jump = emit_here(e);
 	miss = emit_jump_cache(e);
 	t->lookup = emit_here(e);
 	emit_patch(e, miss, t->lookup);
@@ -414,6 +415,7 @@ void xtramp_make(struct xlat *x)
 	make_ret_miss(e, t);
 	make_system(e, t);
 	make_attend(e, t);
+	xring_make(x);
 	t->fill[0] = make_fill(e, t, MMU_READ);
 	t->fill[1] = make_fill(e, t, MMU_WRITE);
 	t->rep[0] = make_rep(e, t, xlat_rep_movs);
