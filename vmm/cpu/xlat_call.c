@@ -95,22 +95,23 @@ static bool only_interrupts(const struct vcpu *v)
 }
 
 /*
- * What attend() in engine.c does, for interrupts. Where that is not all, @otherwise: then
- * attention is set as it was, or what it announced has to be looked at again.
+ * What attend() in engine.c does, for interrupts, and in the same order: the word is cleared
+ * before what it announces is looked at. Where that is not all it is set again, and the run
+ * loop looks: @otherwise.
  */
 static enum xcall take_interrupts(struct cpu *c, enum xlat_exit otherwise)
 {
 	struct vcpu *v = c->vcpu;
 
-	if (c->icount || !only_interrupts(v))
-		return leave(c, otherwise);
 	atomic_exchange(&v->attention, 0);
-	atomic_fetch_and(&v->events, ~(uint32_t)VCPU_INTR);
-	xlat_count_misses(c);
-	if (unlikely(!cpu_take_events(c)))
-		return leave(c, XEXIT_RESET);
-	if (likely(c->s.mp_state == MP_RUNNING))
-		return go_on(c);
+	if (likely(!c->icount && only_interrupts(v))) {
+		atomic_fetch_and(&v->events, ~(uint32_t)VCPU_INTR);
+		xlat_count_misses(c);
+		if (unlikely(!cpu_take_events(c)))
+			return leave(c, XEXIT_RESET);
+		if (likely(c->s.mp_state == MP_RUNNING))
+			return go_on(c);
+	}
 	atomic_store(&v->attention, 1);
 	return leave(c, otherwise);
 }
@@ -126,8 +127,7 @@ enum xcall xcall_attend(struct cpu *c)
 
 /* --- idle -------------------------------------------------------------------------------- */
 
-/* Longer than vCPUs take that wake each other in turn; what is left of the window is vcpu_wait()'s.
- */
+/* Longer than vCPUs take that wake each other in turn; the rest of a window is vcpu_wait()'s. */
 #define GLANCE_NS 20000
 
 static bool work_comes(struct cpu *c)
