@@ -2,8 +2,9 @@
  * guests.c - the fixed guests of the performance gate; see guests.h.
  *
  * Each is a loop over one kind of work, some ten thousand instructions long, that
- * ends with HLT in ring 0. What it computes does not matter, what it executes is the
- * same each time.
+ * ends with a system call that halts. What it computes does not matter, what it executes is
+ * the same each time. Most are programs, in ring 3: a kernel's accesses to memory are
+ * translated in another way.
  */
 #include "guests.h"
 
@@ -21,8 +22,10 @@
 #define USER_CS   0x23
 #define USER_SS   0x1b
 
+#define END "mov $-1, %eax\nsyscall\n"
+
 /* A repetition of @body, %r14 times. */
-#define LOOP(count, body) "mov $" #count ", %r14d\n1:\n" body "dec %r14d\njnz 1b\nhlt\n"
+#define LOOP(count, body) "mov $" #count ", %r14d\n1:\n" body "dec %r14d\njnz 1b\n" END
 
 GUEST(integer, "mov $0x9e3779b97f4a7c15, %rdx\n" LOOP(1500, "add %rdx, %rax\n"
 							    "imul %rdx, %rbx\n"
@@ -61,9 +64,7 @@ GUEST(branches, "mov $0x12345, %eax\n" LOOP(2000, "imul $1103515245, %eax\n"
 
 /* Recursion with frames as compilers make them. */
 GUEST(calls, "mov $10, %edi\n"
-	     "call 1f\n"
-	     "hlt\n"
-	     "1: push %rbp\n"
+	     "call 1f\n" END "1: push %rbp\n"
 	     "mov %rsp, %rbp\n"
 	     "push %rbx\n"
 	     "sub $8, %rsp\n"
@@ -100,9 +101,7 @@ GUEST(jumps, "lea 10f(%rip), %rdx\n"
 	     "jmp 6f\n"
 	     "5: dec %ebx\n"
 	     "6: dec %r14d\n"
-	     "jnz 1b\n"
-	     "hlt\n"
-	     "7: add $3, %ebx\n"
+	     "jnz 1b\n" END "7: add $3, %ebx\n"
 	     "ret\n"
 	     "10: .long 2b - 10b, 3b - 10b, 4b - 10b, 5b - 10b\n"
 	     ".skip 4096\n"
@@ -147,8 +146,7 @@ GUEST(arrays, "mov $30, %r14d\n"
 	      "sub $1, %rcx\n"
 	      "jnz 4b\n"
 	      "dec %r14d\n"
-	      "jnz 1b\n"
-	      "hlt\n");
+	      "jnz 1b\n" END);
 
 /* Tables that are looked up with what was computed a moment ago, and branches between. */
 GUEST(tables, "mov $0x200000, %esi\n"
@@ -163,22 +161,37 @@ GUEST(tables, "mov $0x200000, %esi\n"
 						 "mov %eax, 0x400(%rbx,%rcx,4)\n"
 						 "2: inc %eax\n"));
 
-/* A list over 64 pages. */
-GUEST(chase, "mov $0x240000, %ebx\n"
-	     "xor %ecx, %ecx\n"
-	     "2: mov %ecx, %eax\n"
-	     "imul $37, %eax\n"
-	     "add $37, %eax\n"
-	     "and $63, %eax\n"
-	     "imul $4104, %rax, %rax\n"
-	     "lea (%rbx,%rax), %rdx\n"
-	     "imul $37, %ecx, %eax\n"
-	     "and $63, %eax\n"
-	     "imul $4104, %rax, %rax\n"
-	     "mov %rdx, (%rbx,%rax)\n"
-	     "inc %ecx\n"
-	     "cmp $64, %ecx\n"
-	     "jb 2b\n" LOOP(4000, "mov (%rbx), %rbx\n"));
+/* A list over 64 pages, %rbx is in it. */
+#define LIST_OF_PAGES                                                                              \
+	"mov $0x240000, %ebx\n"                                                                    \
+	"xor %ecx, %ecx\n"                                                                         \
+	"2: mov %ecx, %eax\n"                                                                      \
+	"imul $37, %eax\n"                                                                         \
+	"add $37, %eax\n"                                                                          \
+	"and $63, %eax\n"                                                                          \
+	"imul $4104, %rax, %rax\n"                                                                 \
+	"lea (%rbx,%rax), %rdx\n"                                                                  \
+	"imul $37, %ecx, %eax\n"                                                                   \
+	"and $63, %eax\n"                                                                          \
+	"imul $4104, %rax, %rax\n"                                                                 \
+	"mov %rdx, (%rbx,%rax)\n"                                                                  \
+	"inc %ecx\n"                                                                               \
+	"cmp $64, %ecx\n"                                                                          \
+	"jb 2b\n"
+
+GUEST(chase, LIST_OF_PAGES LOOP(4000, "mov (%rbx), %rbx\n"));
+
+/* As kernels do it: from object to object, on the stack, by GS. */
+GUEST(objects, LIST_OF_PAGES LOOP(1000, "push %rbx\n"
+					"mov (%rbx), %rbx\n"
+					"jmp 3f\n" /* no loop of one block */
+					"3: mov 8(%rbx), %rax\n"
+					"add 16(%rbx), %rax\n"
+					"mov %rax, 24(%rbx)\n"
+					"incl %gs:0x6810\n"
+					"mov 0x230000, %edx\n"
+					"pop %rcx\n"
+					"test %edx, 32(%rcx)\n"));
 
 GUEST(strings, "mov $60, %r14d\n"
 	       "1: mov $0x200000, %esi\n"
@@ -199,8 +212,7 @@ GUEST(strings, "mov $60, %r14d\n"
 	       "mov $1, %al\n"
 	       "repne scasb\n"
 	       "dec %r14d\n"
-	       "jnz 1b\n"
-	       "hlt\n");
+	       "jnz 1b\n" END);
 
 GUEST(sse, "mov $0x200000, %esi\n"
 	   "mov $0x210000, %edi\n"
@@ -239,9 +251,7 @@ GUEST(syscalls, "mov $500, %r14d\n"
 		"1: mov $39, %eax\n"
 		"syscall\n"
 		"dec %r14d\n"
-		"jnz 1b\n"
-		"mov $-1, %eax\n"
-		"syscall\n");
+		"jnz 1b\n" END);
 
 GUEST(syscall_entry, "swapgs\n"
 		     "mov %rsp, %gs:8\n"
@@ -287,9 +297,7 @@ GUEST(faults, "mov $5, %r14d\n"
 	      "mov $1, %eax\n"
 	      "syscall\n"
 	      "dec %r14d\n"
-	      "jnz 1b\n"
-	      "mov $-1, %eax\n"
-	      "syscall\n");
+	      "jnz 1b\n" END);
 
 GUEST(fault_entry, "swapgs\n"
 		   "push %rax\n"
@@ -344,20 +352,21 @@ GUEST(control, LOOP(400, "mov %cr0, %rax\n"
 	}
 
 const struct guest guests[] = {
-	RING0(integer, "arithmetic and flags in registers"),
-	RING0(spilled, "the same with r10, r11, r15"),
-	RING0(branches, "conditional branches, taken half the time"),
-	RING0(calls, "recursion"),
-	RING0(jumps, "indirect jumps, calls, another page"),
-	RING0(memory, "loads, stores, read-modify-writes"),
-	RING0(arrays, "loops over arrays"),
-	RING0(tables, "tables looked up by computed index"),
-	RING0(chase, "a list over 64 pages"),
-	RING0(strings, "REP MOVS, STOS, CMPS, SCAS"),
-	RING0(sse, "scalar and packed SSE"),
-	RING0(x87, "x87"),
-	RING0(atomics, "locked instructions"),
+	RING3(integer, "arithmetic and flags in registers"),
+	RING3(spilled, "the same with r10, r11, r15"),
+	RING3(branches, "conditional branches, taken half the time"),
+	RING3(calls, "recursion"),
+	RING3(jumps, "indirect jumps, calls, another page"),
+	RING3(memory, "loads, stores, read-modify-writes"),
+	RING3(arrays, "loops over arrays"),
+	RING3(tables, "tables looked up by computed index"),
+	RING3(chase, "a list over 64 pages"),
+	RING3(strings, "REP MOVS, STOS, CMPS, SCAS"),
+	RING3(sse, "scalar and packed SSE"),
+	RING3(x87, "x87"),
+	RING3(atomics, "locked instructions"),
 	RING0(control, "control registers, MSRs, flags, IRET"),
+	RING0(objects, "a kernel's loads, stores and stack"),
 	RING3(syscalls, "SYSCALL and SYSRET"),
 	RING3(faults, "page faults from ring 3"),
 	{ 0 },

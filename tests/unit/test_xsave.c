@@ -1,6 +1,6 @@
 /*
  * test_xsave.c - XSAVE, XSAVEOPT and XRSTOR: what the host's processor makes of
- * random states and masks, and what the interpreter makes of them; and what faults.
+ * random states and masks, and what both executors make of them; and what faults.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -87,6 +87,21 @@ static void random_state(struct area *a)
 	store_u64(a->bytes + XSAVE_HEADER, offered);
 }
 
+/* What memory can have and no processor stores. */
+static void random_x87(struct area *a)
+{
+	struct fx_image *fx = (struct fx_image *)(void *)a;
+
+	fx->cw = (uint16_t)random_u64();
+	fx->sw = (uint16_t)random_u64();
+	if (one_in(2))
+		return;
+	fx->reserved = (uint8_t)random_u64();
+	fx->opcode = (uint16_t)random_u64();
+	for (unsigned i = 0; i < 8; i++)
+		random_fill(fx->st[i], 16);
+}
+
 /* --- the host's ---------------------------------------------------------------------------- */
 
 enum kind { SAVE, SAVE_OPT, RESTORE, KINDS };
@@ -137,9 +152,19 @@ GUEST(code_save, "xsave64 0x200000; hlt");
 GUEST(code_save_opt, "xsaveopt64 0x200000; hlt");
 GUEST(code_restore, "xrstor64 0x200000; hlt");
 
-static const uint8_t *const code[KINDS][2] = { { code_save, code_save_end },
-					       { code_save_opt, code_save_opt_end },
-					       { code_restore, code_restore_end } };
+/* Translated code has the vectors in registers, before and after. */
+GUEST(code_save_live, "movaps %xmm0, %xmm0; xsave64 0x200000; movaps %xmm0, %xmm0; hlt");
+GUEST(code_save_opt_live, "movaps %xmm0, %xmm0; xsaveopt64 0x200000; movaps %xmm0, %xmm0; hlt");
+GUEST(code_restore_live, "movaps %xmm0, %xmm0; xrstor64 0x200000; movaps %xmm0, %xmm0; hlt");
+
+static const uint8_t *const code[2][KINDS][2] = {
+	{ { code_save, code_save_end },
+	  { code_save_opt, code_save_opt_end },
+	  { code_restore, code_restore_end } },
+	{ { code_save_live, code_save_live_end },
+	  { code_save_opt_live, code_save_opt_live_end },
+	  { code_restore_live, code_restore_live_end } },
+};
 
 static void start(enum cpu_mode mode)
 {
@@ -147,7 +172,8 @@ static void start(enum cpu_mode mode)
 
 	flat_reset(f, mode);
 	f->vm->engine->get_state(f->vcpu, &s);
-	s.cr4 |= CR4_OSXSAVE;
+	s.cr4 |= CR4_OSXSAVE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+	s.cr0 |= CR0_NE;
 	s.xcr0 = offered;
 	f->vm->engine->set_state(f->vcpu, &s);
 }
@@ -162,13 +188,15 @@ static void set_mask(uint64_t mask)
 static void run_on_guest(enum kind kind, const struct area *state, struct area *mem,
 			 struct area *after, uint64_t mask)
 {
+	const uint8_t *const *insns = code[one_in(2)][kind];
+
 	start(MODE_64);
 	set_mask(mask);
 	memcpy(f->cpu->s.xsave, state, AREA_BYTES);
 	if (one_in(2))
 		*xstate_bv(&f->cpu->s) = (uint8_t)xstate_in_use(f->cpu);
 	memcpy(f->ram + FLAT_DATA, mem, AREA_BYTES);
-	flat_load(f, code[kind][0], code[kind][1]);
+	flat_load(f, insns[0], insns[1]);
 	flat_run(f);
 	assert_int_equal(f->vector, -1);
 	memcpy(mem, f->ram + FLAT_DATA, AREA_BYTES);
@@ -235,6 +263,8 @@ static void one_round(enum kind kind)
 	random_state(&state);
 	if (kind == RESTORE) {
 		random_state(&before);
+		if (one_in(3))
+			random_x87(&before);
 		store_u64(before.bytes + XSAVE_HEADER, random_u64() & offered);
 	} else {
 		random_fill(before.bytes, AREA_BYTES);
@@ -251,20 +281,35 @@ static void one_round(enum kind kind)
 	same_state(&native_after, &guest_after);
 }
 
-static bool prepare(void)
+static bool prepare_on(const struct engine_ops *engine)
 {
-	f = flat_create(&host, 1, CLOCK_HOST);
+	f = flat_create_on(engine, &host, 1, CLOCK_HOST);
 	offered = cpuid_xcr0(&f->vm->cpuid);
 	return offered & XCR0_SSE;
 }
 
-static void test_like_the_host(void **state)
+static bool prepare(void)
 {
-	if (prepare())
+	return prepare_on(&engine_interp);
+}
+
+static void like_the_host(const struct engine_ops *engine)
+{
+	if (prepare_on(engine))
 		for (unsigned i = 0; i < ROUNDS; i++)
 			if (i % KINDS != SAVE_OPT || cpu_has(&f->vm->cpuid, CPU_XSAVEOPT))
 				one_round(i % KINDS);
 	flat_destroy(f);
+}
+
+static void test_interpreted(void **state)
+{
+	like_the_host(&engine_interp);
+}
+
+static void test_translated(void **state)
+{
+	like_the_host(&engine_soft);
 }
 
 /* --- what faults -------------------------------------------------------------------------------
@@ -345,7 +390,8 @@ static void test_all_or_nothing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_like_the_host),
+		cmocka_unit_test(test_interpreted),
+		cmocka_unit_test(test_translated),
 		cmocka_unit_test(test_faults),
 		cmocka_unit_test(test_all_or_nothing),
 	};

@@ -90,6 +90,8 @@ struct tlb_entry {
 #define XLAT_JUMPS_BITS 12
 #define XLAT_JUMPS      BIT(XLAT_JUMPS_BITS)
 #define XLAT_JUMPS_HASH 0x9e3779b1u
+/* What newer entries have taken the places of: by the lower bits of the slot. */
+#define XLAT_VICTIMS    1024u
 
 static inline unsigned jump_slot(uint64_t rip)
 {
@@ -146,7 +148,8 @@ struct cpu {
 
 	const struct op *block_ops; /* the ops being executed */
 	const struct op *stop_op;   /* where leave was set; slow accesses note themselves, too */
-	uint64_t asid_super;        /* the same address space, supervisor rights */
+	uint64_t asid_super;        /* the same address space, supervisor rights, */
+	uint64_t asid_user;         /* and with a user's */
 	struct vm *vm;
 	struct codemap *codemap;
 	uint8_t leave; /* enum cpu_leave */
@@ -212,12 +215,14 @@ struct cpu {
 		uint32_t why;      /* enum xlat_exit */
 		uint32_t what;     /* which edge, or which offset in the page */
 		uint32_t user;     /* CPL is not 0 */
-		uint32_t waiting;  /* an interrupt or NMI is held back: STI has to look */
-		uint32_t tsc_trap; /* not 0: RDTSC is for the interpreter */
-		uint32_t vec_live; /* guest's vector registers are in the host's */
+		uint32_t no_fast_ring; /* SYSCALL and SYSRET are for C: see xlat_ring.c */
+		uint32_t waiting;      /* an interrupt or NMI is held back: STI has to look */
+		uint32_t tsc_trap;     /* not 0: RDTSC is for the interpreter */
+		uint32_t vec_live;     /* guest's vector registers are in the host's */
 	} x;
 	uint64_t jump_tag[XLAT_JUMPS]; /* RIP + x.jump_key */
 	uint64_t jump_code[XLAT_JUMPS];
+	uint64_t victim_tag[XLAT_VICTIMS], victim_code[XLAT_VICTIMS];
 	struct tlb_entry tlb_entries[TLB_ENTRIES];
 };
 

@@ -178,7 +178,7 @@ static inline void emit_load(struct emit *e, bool w, unsigned op, unsigned reg, 
 }
 
 /* op reg, imm32; shift reg, by */
-enum { ALU_OR = 1, ALU_AND = 4, ALU_CMP = 7, SHIFT_L = 4, SHIFT_R = 5, SHIFT_SAR = 7 };
+enum { ALU_ADD = 0, ALU_OR = 1, ALU_AND = 4, ALU_CMP = 7, SHIFT_L = 4, SHIFT_R = 5, SHIFT_SAR = 7 };
 
 static inline void emit_alu_imm(struct emit *e, bool w, unsigned op, unsigned reg, uint32_t imm)
 {

@@ -73,10 +73,9 @@ struct mmu {
 	uint64_t pdpte[4];
 	unsigned next, floor; /* contexts: the next to give out, the first not dead */
 	unsigned super;       /* the supervisors' */
-	uint64_t asid_user;
-	uint64_t cr3;       /* whose pages the log is about */
-	unsigned nr_logged; /* LOG_MAX + 1: too many */
-	bool jumps_logged;  /* the jump cache has some off global pages */
+	uint64_t cr3;         /* whose pages the log is about */
+	unsigned nr_logged;   /* LOG_MAX + 1: too many */
+	bool jumps_logged;    /* the jump cache has some off global pages */
 	uint16_t log[LOG_MAX];
 	uint64_t huge_seen;
 	uint64_t large_seen[LARGE_BITS / 64];
@@ -224,16 +223,16 @@ static void choose_asids(struct cpu *c)
 		if (ctx < m->floor)
 			ctx = context_new(c, pcid);
 	} while (m->super < m->floor);
-	m->asid_user = ctx * PRIVS + PRIV_USER;
+	c->asid_user = ctx * PRIVS + PRIV_USER;
 	c->asid_super = m->super * PRIVS + PRIV_SUPER;
 	c->asid = checks_alignment(c) ? ASID_NONE
-		  : p == PRIV_USER    ? m->asid_user
+		  : p == PRIV_USER    ? c->asid_user
 				      : m->super * PRIVS + p;
 }
 
 static uint64_t asid_of(const struct cpu *c, enum priv p)
 {
-	return p == PRIV_USER ? c->mmu->asid_user : c->asid_super - PRIV_SUPER + p;
+	return p == PRIV_USER ? c->asid_user : c->asid_super - PRIV_SUPER + p;
 }
 
 /* --- the form of the page tables --------------------------------------------- */

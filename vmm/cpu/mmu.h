@@ -143,4 +143,18 @@ MMU_ACCESSORS(16)
 MMU_ACCESSORS(32)
 MMU_ACCESSORS(64)
 
+/*
+ * Where the page that holds @gva can be accessed to its end. NULL: as mmu_fill() says.
+ */
+static inline void *mmu_page_ptr(struct cpu *c, uint64_t gva, enum mmu_access access)
+{
+	const struct tlb_entry *e = tlb_slot(c, gva);
+	uint64_t key = tlb_key(c, gva, 1);
+
+	if (unlikely((access == MMU_READ ? e->read : e->write) != key) &&
+	    !mmu_fill(c, gva, 1, access))
+		return NULL;
+	return (void *)(uintptr_t)(gva + e->addend);
+}
+
 #endif

@@ -13,35 +13,6 @@
 
 #define BOUNCE_BYTES 128 /* the widest operand: 108, of FNSAVE */
 
-/* --- wide accesses ------------------------------------------------------------------ */
-
-bool stub_read(struct cpu *c, uint64_t gva, void *buf, unsigned bytes)
-{
-	for (unsigned done = 0; done < bytes; done += 64)
-		if (!mmu_read_slow(c, gva + done, (uint8_t *)buf + done, MIN(64u, bytes - done)))
-			return false;
-	return true;
-}
-
-bool stub_writable(struct cpu *c, uint64_t gva, unsigned bytes)
-{
-	/* NULL without a fault is a device, which takes anything. */
-	if (!mmu_rmw(c, gva, 1) && c->fault.pending)
-		return false;
-	return mmu_rmw(c, gva + bytes - 1, 1) || !c->fault.pending;
-}
-
-bool stub_write(struct cpu *c, uint64_t gva, const void *buf, unsigned bytes)
-{
-	if (bytes > 64 && !stub_writable(c, gva, bytes))
-		return false;
-	for (unsigned done = 0; done < bytes; done += 64)
-		if (!mmu_write_slow(c, gva + done, (const uint8_t *)buf + done,
-				    MIN(64u, bytes - done)))
-			return false;
-	return true;
-}
-
 /* --- gates ------------------------------------------------------------------------------ */
 
 /* Out of line: only called when something forbids it. SDM vol. 3, table 2-2 and 13.1. */

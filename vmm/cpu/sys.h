@@ -104,6 +104,9 @@ sys_fn sys_rdmsr, sys_wrmsr;
 /* io.c */
 sys_fn sys_in, sys_out, sys_ins, sys_outs;
 
+/* xsave.c */
+sys_fn sys_xsave, sys_xsaveopt, sys_xrstor;
+
 /* pv.c */
 sys_fn sys_vmcall;
 

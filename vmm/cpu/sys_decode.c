@@ -255,6 +255,12 @@ static sys_fn *decode_plain(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_CLWB:	return sys_clflush;
 	case ZYDIS_MNEMONIC_XGETBV:	return sys_xgetbv;
 	case ZYDIS_MNEMONIC_XSETBV:	return sys_xsetbv;
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64:	return sys_xsave;
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+	case ZYDIS_MNEMONIC_XSAVEOPT64:	return sys_xsaveopt;
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64:	return sys_xrstor;
 	case ZYDIS_MNEMONIC_VMCALL:
 	case ZYDIS_MNEMONIC_VMMCALL:	return sys_vmcall;
 	case ZYDIS_MNEMONIC_MONITOR:

@@ -214,7 +214,7 @@ void xlat_destroy(struct cpu *c)
 
 static uint64_t *filter_word(struct xlat *x, uint64_t gva, uint64_t *bit)
 {
-	uint64_t page = (gva >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 52;
+	uint64_t page = (gva >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> (64 - XLAT_FILTER_BITS);
 
 	*bit = BIT64(page % 64);
 	return &x->jumps_into[page / 64];
@@ -224,17 +224,25 @@ static void forget_jumps(struct cpu *c)
 {
 	for (unsigned i = 0; i < XLAT_JUMPS; i++)
 		c->jump_tag[i] = UINT64_MAX;
+	for (unsigned i = 0; i < XLAT_VICTIMS; i++)
+		c->victim_tag[i] = UINT64_MAX;
 	for (unsigned i = 0; i < ARRAY_SIZE(c->xlat->jumps_into); i++)
 		c->xlat->jumps_into[i] = 0;
 	xret_forget(c);
 }
 
 /* In all address spaces: what a tag has above an address's 48 bits does not matter. */
+static void forget_tags_of(uint64_t *tag, unsigned n, uint64_t gva)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (!((tag[i] ^ gva) << 16 >> (16 + PAGE_SHIFT)))
+			tag[i] = UINT64_MAX;
+}
+
 static void forget_jumps_to(struct cpu *c, uint64_t gva)
 {
-	for (unsigned i = 0; i < XLAT_JUMPS; i++)
-		if (!((c->jump_tag[i] ^ gva) << 16 >> (16 + PAGE_SHIFT)))
-			c->jump_tag[i] = UINT64_MAX;
+	forget_tags_of(c->jump_tag, XLAT_JUMPS, gva);
+	forget_tags_of(c->victim_tag, XLAT_VICTIMS, gva);
 }
 
 static void remember_jump(struct cpu *c, const struct xblock *b)
@@ -242,6 +250,11 @@ static void remember_jump(struct cpu *c, const struct xblock *b)
 	unsigned slot = jump_slot(c->s.rip);
 	uint64_t bit, *word = filter_word(c->xlat, c->s.rip, &bit);
 
+	/* Processes of one program jump to the same addresses, and so want the same slots. */
+	if (c->jump_tag[slot] != c->s.rip + c->x.jump_key) {
+		c->victim_tag[slot % XLAT_VICTIMS] = c->jump_tag[slot];
+		c->victim_code[slot % XLAT_VICTIMS] = c->jump_code[slot];
+	}
 	c->jump_tag[slot] = c->s.rip + c->x.jump_key;
 	c->jump_code[slot] = b->enter_jump;
 	*word |= bit;
@@ -287,10 +300,15 @@ void xlat_forget_stale(struct cpu *c)
  */
 #define MISSES_ALLOWED 0x4000
 
-void xlat_attend(struct cpu *c)
+void xlat_count_misses(struct cpu *c)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(c->x.page_misses); i++)
 		c->x.page_misses[i] = (uint16_t)-MISSES_ALLOWED;
+}
+
+void xlat_attend(struct cpu *c)
+{
+	xlat_count_misses(c);
 	xlat_sync(c);
 }
 
@@ -432,6 +450,17 @@ bool xlat_knows(struct cpu *c, uint64_t hva)
 	return xblock_find(c, hva, false, 0);
 }
 
+/* The block at s.rip, if it is there and the TLB knows where. */
+static struct xblock *xblock_at_hand(struct cpu *c, bool plain, uint64_t since)
+{
+	uint64_t gva = c->s.rip;
+	const struct tlb_entry *e = tlb_slot(c, gva);
+
+	if (unlikely(e->exec != tlb_key(c, gva, 1)))
+		return NULL;
+	return xblock_find(c, gva + e->addend, plain, since);
+}
+
 /*
  * The block at s.rip, not older than epoch @since. NULL: a fault is pending, or there is
  * none and the interpreter goes on.
@@ -439,22 +468,37 @@ bool xlat_knows(struct cpu *c, uint64_t hva)
 static struct xblock *xblock_get(struct cpu *c, bool plain, uint64_t since)
 {
 	uint64_t gva = c->s.rip, gpa, hva;
-	const struct tlb_entry *e = tlb_slot(c, gva);
 	const uint8_t *page;
 	struct xblock *b;
 
 	join(c);
-	if (likely(e->exec == tlb_key(c, gva, 1))) {
-		b = xblock_find(c, gva + e->addend, plain, since);
-		if (likely(b))
-			return b;
-	}
+	b = xblock_at_hand(c, plain, since);
+	if (likely(b))
+		return b;
 	page = mmu_fetch(c, gva, &gpa);
 	if (!page)
 		return NULL;
 	hva = (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK);
 	b = xblock_find(c, hva, plain, since);
 	return b ? b : xblock_make(c, hva, gpa | (gva & ~PAGE_MASK), plain);
+}
+
+/* Blocks are made, and fetches fault, in xlat_run() alone. */
+bool xlat_find_jump(struct cpu *c)
+{
+	struct xblock *b;
+	uint64_t gpa;
+
+	xlat_forget_stale(c);
+	if (unlikely(!xcache_is_current(&c->xlat->seat)))
+		return false;
+	b = xblock_at_hand(c, false, 0);
+	if (!b && mmu_fetch(c, c->s.rip, &gpa))
+		b = xblock_at_hand(c, false, 0);
+	c->fault.pending = false;
+	if (b)
+		remember_jump(c, b);
+	return b;
 }
 
 /* Others may be at it, too; each leaves the edge leading to a block that will do. */
@@ -494,6 +538,11 @@ static void clear_pages(struct cpu *c)
 	c->x.page_asid[c->x.user] = c->asid;
 }
 
+bool xlat_tsc_is_ours(const struct cpu *c)
+{
+	return c->xlat && c->xlat->tsc_inline;
+}
+
 /* The clock's base stays while a vCPU runs: it starts and stops with all of them parked. */
 static void note_clock(struct cpu *c)
 {
@@ -513,6 +562,7 @@ void xlat_prepare(struct cpu *c)
 
 	c->x.jump_key = c->asid << 48 | (uint64_t)xlat_vec(c) << 60;
 	c->x.user = c->cpl != 0;
+	c->x.no_fast_ring = !xring_is_plain(c);
 	note_clock(c);
 	*bv = (uint8_t)((*bv | XCR0_X87 | XCR0_SSE) & c->xlat->xsave_mask);
 	if (unlikely(c->x.page_asid[c->x.user] != c->asid))
@@ -523,6 +573,22 @@ void xlat_park_vectors(struct cpu *c)
 {
 	((void (*)(void))(uintptr_t)c->xlat->tramp.park)();
 	hide_host_addresses(c);
+}
+
+void xlat_copy_vectors(struct cpu *c)
+{
+	((void (*)(void))(uintptr_t)c->xlat->tramp.copy)();
+	hide_host_addresses(c);
+}
+
+void xlat_take_vectors(struct cpu *c, uint64_t given)
+{
+	uint32_t all = c->x.vec_live ? c->xlat->xsave_mask : 0;
+
+	if (all && !(all & ~given))
+		((void (*)(void))(uintptr_t)c->xlat->tramp.drop)();
+	else
+		xlat_outside(c);
 }
 
 static void enter(struct cpu *c, const struct xblock *b)
@@ -544,6 +610,14 @@ static const struct xblock *left_block(const struct cpu *c)
 static const struct xedge *left_edge(const struct cpu *c)
 {
 	return &left_block(c)->edge[c->x.what % XBLOCK_EDGES];
+}
+
+void xlat_set_rip(struct cpu *c)
+{
+	if (c->x.why == XEXIT_ATTEND_AT)
+		c->s.rip = c->block_rip + xwhat_off(c->x.what);
+	else if (c->x.why == XEXIT_ATTEND_EDGE)
+		c->s.rip = c->block_rip + left_edge(c)->target;
 }
 
 /*
@@ -662,14 +736,10 @@ enum xlat_result xlat_run(struct cpu *c)
 			if (unlikely(c->x.return_sp < c->x.return_limit))
 				xret_make_room(c);
 			return XLAT_ATTEND;
+		case XEXIT_OUT:
+			return XLAT_OUT;
 		case XEXIT_RESET:
 			return XLAT_RESET;
-		case XEXIT_ATTEND_AT:
-			c->s.rip = c->block_rip + xwhat_off(c->x.what);
-			return XLAT_ATTEND;
-		case XEXIT_ATTEND_EDGE:
-			c->s.rip = c->block_rip + left_edge(c)->target;
-			return XLAT_ATTEND;
 		case XEXIT_STALE:
 			xcache_block(x->seat.cache, c->x.what)->gone = true;
 			b = xblock_get(c, false, 0);

@@ -16,6 +16,7 @@
 enum xlat_result {
 	XLAT_ATTEND, /* attention is set */
 	XLAT_INTERP, /* the interpreter shall execute the instruction at s.rip */
+	XLAT_OUT,    /* c->exit is filled */
 	XLAT_FAULT,  /* c->fault is pending, by the fetch at s.rip */
 	XLAT_RESET   /* triple fault */
 };
@@ -42,6 +43,21 @@ static inline void xlat_outside(const struct cpu *c)
 	if (unlikely(c->x.vec_live))
 		xlat_park_vectors(c->x.self);
 }
+
+/* The image shall say what is in the registers; they stay where they are. */
+void xlat_copy_vectors(struct cpu *c);
+
+static inline void xlat_show_vectors(struct cpu *c)
+{
+	if (c->x.vec_live)
+		xlat_copy_vectors(c);
+}
+
+/* From now on the image counts. @given: what of it will be written, as bits of XCR0. */
+void xlat_take_vectors(struct cpu *c, uint64_t given);
+
+/* Are the clock's ticks those of RDTSC? */
+bool xlat_tsc_is_ours(const struct cpu *c);
 
 /* Attention is being looked at; does what xlat_sync() does. */
 void xlat_attend(struct cpu *c);

@@ -557,7 +557,8 @@ struct groups {
 /*
  * The page cache. Most code goes on in the page where it was: a look-up first compares
  * with the page that the last one by the same register found, or, for operands of
- * other forms, the last one at the same place of the code. Loads and stores keep apart.
+ * other forms, the last one at the same place of the code; where that says which page it is,
+ * the last one there. Loads and stores keep apart.
  */
 enum {
 	PAGES_BY_REG = 0,
@@ -575,19 +576,32 @@ static int16_t page_of_reg(const struct gen *g, unsigned gpr, bool write)
 	return (int16_t)(bank(g) + PAGES_BY_REG + (write ? GPR_COUNT : 0) + (int)gpr);
 }
 
-static int16_t page_of_place(const struct gen *g, const struct insn *n, bool write)
+/* Is the address of the operand, but for a segment's base, the same each time? */
+static bool is_static(const struct insn *n)
 {
-	uint64_t at = (g->b->hva & PAGE_MASK) + n->off;
+	const ZydisDecodedOperandMem *m = &n->operand[n->mem].mem;
 
-	at = at * 0x9e3779b97f4a7c15ull >> 32;
-	return (int16_t)(bank(g) + PAGES_BY_PLACE + (write ? NR_PLACES : 0) +
-			 (int)(at % NR_PLACES));
+	return (m->base == ZYDIS_REGISTER_NONE || m->base == ZYDIS_REGISTER_RIP) &&
+	       m->index == ZYDIS_REGISTER_NONE;
 }
 
-/* Relative to RIP: of the page that it leads to, whoever in this page asks. */
-static int16_t page_of_rip(const struct gen *g, int32_t off, bool write)
+/* The page that it is in; FS and GS have others. */
+static uint64_t static_page(const struct gen *g, const struct insn *n)
 {
-	uint64_t at = (g->b->hva & PAGE_MASK) + (uint64_t)(off >> PAGE_SHIFT);
+	const ZydisDecodedOperandMem *m = &n->operand[n->mem].mem;
+	uint64_t at = (uint64_t)m->disp.value;
+
+	if (m->base == ZYDIS_REGISTER_RIP)
+		at += (g->c->s.rip & PAGE_MASK) + n->off + n->z.length;
+	if (m->segment == ZYDIS_REGISTER_FS || m->segment == ZYDIS_REGISTER_GS)
+		at += BIT64(62);
+	return at >> PAGE_SHIFT;
+}
+
+static int16_t page_of_place(const struct gen *g, const struct insn *n, bool write)
+{
+	uint64_t at =
+		n->mem >= 0 && is_static(n) ? static_page(g, n) : (g->b->hva & PAGE_MASK) + n->off;
 
 	at = at * 0x9e3779b97f4a7c15ull >> 32;
 	return (int16_t)(bank(g) + PAGES_BY_PLACE + (write ? NR_PLACES : 0) +
@@ -611,6 +625,15 @@ static bool site_roams(const struct gen *g, const struct insn *n)
 	return !jumps_to_itself(g) && xlat_roams(g->c, g->page_gpa + n->off);
 }
 
+/*
+ * Kernels go from object to object and do little with each: but for the stack, the page is
+ * another one too often for a look whether it is the same to pay.
+ */
+static bool kernel_roams(const struct gen *g, unsigned base)
+{
+	return !g->b->user && base != RSP && !jumps_to_itself(g);
+}
+
 static void group_end(struct groups *s, struct group *p)
 {
 	struct access *a = p->leader;
@@ -622,7 +645,8 @@ static void group_end(struct groups *s, struct group *p)
 		a->bytes = (uint16_t)(p->hi - p->lo);
 	}
 	a->from_head = p->lo;
-	if (!(s->roaming & BIT(a->base)) && !site_roams(s->g, p->at))
+	if (!(s->roaming & BIT(a->base)) && !kernel_roams(s->g, a->base) &&
+	    !site_roams(s->g, p->at))
 		a->page = s->ended & BIT(a->base) ? page_of_place(s->g, p->at, a->write)
 						  : page_of_reg(s->g, a->base, a->write);
 	s->ended |= (uint16_t)BIT(a->base);
@@ -710,11 +734,10 @@ static void note_operand(struct groups *s, struct insn *n)
 {
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	bool write = p->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	int32_t off;
 
-	if (!(roams(s, p->mem.base) || roams(s, p->mem.index) || site_roams(s->g, n)))
-		n->at.page = xgen_rip_relative(n, &off) ? page_of_rip(s->g, off, write)
-							: page_of_place(s->g, n, write);
+	if (!(roams(s, p->mem.base) || roams(s, p->mem.index) || site_roams(s->g, n) ||
+	      (kernel_roams(s->g, xlat_gpr(p->mem.base)) && !is_static(n))))
+		n->at.page = page_of_place(s->g, n, write);
 	n->at.write = write;
 	n->at.bytes = p->size / 8u;
 	n->at.base_moved = delta_of(s, p->mem.base);
@@ -926,42 +949,31 @@ static void note_insn(struct groups *s, struct insn *n)
 	note_writes(s, n);
 }
 
-static bool take_page(uint64_t *taken, struct access *a)
-{
-	uint64_t bit = BIT64(a->page % 64), *word = &taken[a->page / 64];
+struct taken {
+	uint64_t any[(2 * XPAGES + 63) / 64], alone[(2 * XPAGES + 63) / 64];
+};
 
-	if (*word & bit)
+static bool take_page(struct taken *t, const struct access *a, bool alone)
+{
+	unsigned word = (unsigned)a->page / 64;
+	uint64_t bit = BIT64(a->page % 64);
+
+	if ((alone ? t->any : t->alone)[word] & bit)
 		return false;
-	*word |= bit;
+	t->any[word] |= bit;
+	if (alone)
+		t->alone[word] |= bit;
 	return true;
 }
 
-/* The slot of an earlier operand, behind the last call, that leads to the same page. */
-static int16_t shared_rip_page(const struct gen *g, unsigned since, unsigned index)
-{
-	const struct insn *n = &g->insn[index];
-	int32_t off, other;
-
-	if (n->mem < 0 || n->at.hoist || !xgen_rip_relative(n, &off))
-		return -1;
-	for (unsigned i = since; i < index; i++) {
-		const struct insn *m = &g->insn[i];
-
-		if (m->mem >= 0 && m->at.page >= 0 && m->at.write == n->at.write &&
-		    xgen_rip_relative(m, &other) && other >> PAGE_SHIFT == off >> PAGE_SHIFT)
-			return m->at.page;
-	}
-	return -1;
-}
-
 /*
- * No two look-ups of a block may share a slot, unless it is for the same page: between
- * a leader and its followers it has to stay what it is. No group survives a call.
+ * Look-ups of a block that others of it follow may share their slots with none: in between
+ * it has to stay what it is. Nor may those of a loop's head, which looks all of them up again
+ * until none has missed. No group survives a call.
  */
 static void part_pages(struct gen *g)
 {
-	uint64_t taken[(2 * XPAGES + 63) / 64] = { 0 };
-	unsigned since = 0;
+	struct taken taken = { 0 };
 
 	for (unsigned i = 0; i < g->nr_insns; i++) {
 		struct insn *n = &g->insn[i];
@@ -971,27 +983,19 @@ static void part_pages(struct gen *g)
 			struct access *a = each[j];
 			int16_t first =
 				(int16_t)(bank(g) + PAGES_BY_PLACE + (a->write ? NR_PLACES : 0));
+			bool alone = a->simple || jumps_to_itself(g);
 			unsigned tries = 0;
-			int16_t shared;
 
-			if (a->leader || a->page < 0)
-				continue;
-			if (a == &n->at && (shared = shared_rip_page(g, since, i)) >= 0) {
-				a->page = shared;
-				continue;
-			}
-			if (take_page(taken, a))
+			if (a->leader || a->page < 0 || take_page(&taken, a, alone))
 				continue;
 			a->page = page_of_place(g, n, a->write);
-			while (!take_page(taken, a) && ++tries < NR_PLACES)
+			while (!take_page(&taken, a, alone) && ++tries < NR_PLACES)
 				a->page = (int16_t)(first + (a->page - first + 1) % NR_PLACES);
 			if (tries == NR_PLACES)
 				a->page = -1;
 		}
-		if (n->kind == K_CALL) {
-			memset(taken, 0, sizeof(taken));
-			since = i + 1;
-		}
+		if (n->kind == K_CALL)
+			taken = (struct taken){ 0 };
 	}
 }
 

@@ -839,7 +839,8 @@ void xgen_exit(struct gen *g, enum xlat_exit why, uint32_t what)
 {
 	emit_gs_imm32(g->e, CPU_OFF(x.what), what);
 	emit_gs_imm32(g->e, CPU_OFF(x.why), why);
-	emit_jmp(g->e, g->x->tramp.leave);
+	emit_jmp(g->e, why == XEXIT_ATTEND_AT || why == XEXIT_ATTEND_EDGE ? g->x->tramp.attention
+									  : g->x->tramp.leave);
 }
 
 /* Where it begins, into r10. */

@@ -35,11 +35,12 @@ enum xlat_exit {
 	XEXIT_EDGE,        /* what: xwhat_edge() */
 	XEXIT_LOOKUP,      /* s.rip is set: the jump cache does not know it */
 	XEXIT_ATTEND,      /* s.rip is set */
-	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
-	XEXIT_ATTEND_AT,   /* what: xwhat(), and attention is set */
+	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE; asks xcall_attend() */
+	XEXIT_ATTEND_AT,   /* what: xwhat(); the same */
 	XEXIT_STALE,       /* what: the number of a block that is not what it was; s.rip is set */
 	XEXIT_ROAMS,       /* what: xwhat() of an access that keeps missing its page */
 	XEXIT_INTERP,      /* what: xwhat() of an instruction for the interpreter */
+	XEXIT_OUT,         /* s.rip is set, and c->exit is filled */
 	XEXIT_RESET        /* triple fault */
 };
 
@@ -125,17 +126,21 @@ struct xmark {
 
 /* Fixed pieces of code, at the begin of the code cache. */
 struct xtramp {
-	uint64_t enter;          /* void (void) for C */
-	uint64_t leave;          /* registers -> c->s, back to C */
-	uint64_t leave_saved;    /* they are there already */
-	uint64_t lookup, attend; /* leave with XEXIT_LOOKUP, the tag in r10; XEXIT_ATTEND */
+	uint64_t enter;             /* void (void) for C */
+	uint64_t leave;             /* registers -> c->s, back to C */
+	uint64_t leave_saved;       /* they are there already */
+	uint64_t lookup;            /* the jump cache's slot r11 does not have the tag in r10 */
+	uint64_t attention, attend; /* is set, and x.why; and x.why is XEXIT_ATTEND */
 	uint64_t ret_miss;  /* a return, its tag in r10, that is not what the stack's top says */
 	uint64_t fill[2];   /* by write: fill the TLB for r11 bytes at the address in r10 */
 	uint64_t page[2];   /* by write: the same, and page cache slot r11 >> 16, too */
 	uint64_t rep[2][4]; /* MOVS, STOS with elements of 1, 2, 4, 8 bytes, as often as RCX says */
 	uint64_t system;    /* the system instruction that r10 points to, and on where it leads */
-	uint64_t called;    /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
-	uint64_t park;      /* void (void) for C: vector registers to their image */
+	uint64_t syscall, sysret; /* those that r11 points to, where nothing is unusual */
+	uint64_t jump;            /* to the RIP in r10, by the jump cache */
+	uint64_t called;          /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
+	/* void (void) for C: vector registers to their image, without looking; and forgotten */
+	uint64_t park, copy, drop;
 	uint64_t vec_load, ret;
 };
 
@@ -147,16 +152,20 @@ struct xknown {
 	struct xblock *block; /* NULL: none */
 };
 
+/* Wide enough for the code of a kernel and its programs: a hit has all of it looked through. */
+#define XLAT_FILTER_BITS 16
+
 struct xlat {
 	struct xseat seat; /* at the cache of its guest node */
 	uint8_t *returns;  /* RETURN_BYTES */
 	struct emit e;
 	struct xtramp tramp;
-	uint32_t xsave_mask;     /* components the guest is offered; 0: FXSAVE will do */
-	bool tsc_inline;         /* the host's TSC is the clock */
-	bool counts;             /* c->insns is kept: costs three instructions a block */
-	uint32_t seen;           /* codemap invalidations taken into account */
-	uint64_t jumps_into[64]; /* filter over pages: the jump cache may know addresses there */
+	uint32_t xsave_mask; /* components the guest is offered; 0: FXSAVE will do */
+	bool tsc_inline;     /* the host's TSC is the clock */
+	bool counts;         /* c->insns is kept: costs three instructions a block */
+	uint32_t seen;       /* codemap invalidations taken into account */
+	/* Filter over pages: the jump cache may know addresses there. */
+	uint64_t jumps_into[BIT(XLAT_FILTER_BITS) / 64];
 	struct decoder decoder;
 	struct gen *gen;
 	struct xtally *tally;            /* NULL: code does not count itself */
@@ -176,11 +185,23 @@ bool xlat_room(struct xlat *x, unsigned insns, unsigned *number);
 
 /* xlat.c: what emitted code relies on, whenever C code has run. */
 void xlat_prepare(struct cpu *c);
+/* The jump cache is told where s.rip leads. False: that is not known. */
+bool xlat_find_jump(struct cpu *c);
+/* After XEXIT_ATTEND and its kin: s.rip is where it goes on. */
+void xlat_set_rip(struct cpu *c);
+/* Misses of pages are counted from one look at attention to the next. */
+void xlat_count_misses(struct cpu *c);
 /* Jumps to code that has been modified; as xlat_sync(), where translated code is to go on. */
 void xlat_forget_stale(struct cpu *c);
 
 /* xlat_tramp.c */
 void xtramp_make(struct xlat *x);
+
+/* xlat_ring.c: tramp.syscall and tramp.sysret; may they be taken? */
+void xring_make(struct xlat *x);
+bool xring_is_plain(const struct cpu *c);
+/* What cpu_rflags() says, without RF and VM, into @dst. */
+void xlat_emit_rflags(struct emit *e, unsigned dst, unsigned other);
 
 /* What C code called by emitted code makes of it. */
 enum xcall {
@@ -194,6 +215,10 @@ enum xcall {
  * The instruction's place is in x.what.
  */
 enum xcall xcall_system(struct cpu *c, const struct op *o);
+/* The jump cache does not know where @tag leads. */
+enum xcall xcall_lookup(struct cpu *c, uint64_t tag);
+/* Attention is set, or the return stack full; x.why says where. */
+enum xcall xcall_attend(struct cpu *c);
 enum xcall xcall_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
 /* An access cannot be made here: the guest has its fault, or the interpreter makes it. */
 enum xcall xcall_missed(struct cpu *c, uint64_t gva, unsigned bytes);

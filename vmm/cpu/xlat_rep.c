@@ -5,16 +5,6 @@
 #include "cpu/mmu.h"
 #include "cpu/xlat_int.h"
 
-static void *page_for(struct cpu *c, uint64_t gva, enum mmu_access access)
-{
-	const struct tlb_entry *e = tlb_slot(c, gva);
-	uint64_t key = tlb_key(c, gva, 1);
-
-	if ((access == MMU_READ ? e->read : e->write) != key && !mmu_fill(c, gva, 1, access))
-		return NULL;
-	return (void *)(uintptr_t)(gva + e->addend);
-}
-
 static uint64_t room(uint64_t gva, unsigned shift)
 {
 	return (PAGE_SIZE - (gva & ~PAGE_MASK)) >> shift;
@@ -63,10 +53,10 @@ enum xcall xlat_rep_movs(struct cpu *c, unsigned shift)
 		return xcall_missed(c, 0, 1);
 	while (*rcx) {
 		uint64_t n = MIN(*rcx, MIN(room(*rsi, shift), room(*rdi, shift)));
-		const void *from = page_for(c, *rsi, MMU_READ);
-		void *to = n && from ? page_for(c, *rdi, MMU_WRITE) : NULL;
+		const void *from = mmu_page_ptr(c, *rsi, MMU_READ);
+		void *to = n && from ? mmu_page_ptr(c, *rdi, MMU_WRITE) : NULL;
 
-		if (!to || !n || page_for(c, *rsi, MMU_READ) != from)
+		if (!to || !n || mmu_page_ptr(c, *rsi, MMU_READ) != from)
 			return xcall_missed(c, *rdi, 1);
 		move(to, from, n, shift);
 		*rcx -= n;
@@ -86,7 +76,7 @@ enum xcall xlat_rep_stos(struct cpu *c, unsigned shift)
 		return xcall_missed(c, 0, 1);
 	while (*rcx) {
 		uint64_t n = MIN(*rcx, room(*rdi, shift));
-		void *to = page_for(c, *rdi, MMU_WRITE);
+		void *to = mmu_page_ptr(c, *rdi, MMU_WRITE);
 
 		if (!to || !n)
 			return xcall_missed(c, *rdi, 1);

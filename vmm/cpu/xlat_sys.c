@@ -13,24 +13,13 @@ static void emit_unless(struct gen *g, int32_t off)
 	xgen_cold_if(g, COLD_INTERP, CC_NZ);
 }
 
-/* What cpu_rflags() does, without RF and VM. */
 bool xsys_pushf(struct gen *g, struct insn *n)
 {
 	struct emit *e = g->e;
 	struct place at;
 
 	xgen_spill_flags(g, FLAGS_ALL);
-	emit_gs(e, false, 0x8b, S1, CPU_OFF(fl));
-	emit_mov(e, S2, S1);
-	emit_shift(e, false, SHIFT_R, S1, 8);
-	emit_alu_imm(e, false, ALU_AND, S1, RFLAGS_ARITH & 0xff);
-	emit_alu_imm(e, false, ALU_AND, S2, FL_OF);
-	emit_shift(e, false, SHIFT_L, S2, 11);
-	emit_rr(e, false, 0x09, S2, S1); /* or r10d, r11d */
-	emit_gs(e, false, 0x8b, S2, CPU_OFF(s.rflags));
-	emit_alu_imm(e, false, ALU_AND, S2, (uint32_t) ~(RFLAGS_ARITH | RFLAGS_RF | RFLAGS_VM));
-	emit_rr(e, false, 0x09, S2, S1);
-	emit_alu_imm(e, false, ALU_OR, S1, RFLAGS_ONE);
+	xlat_emit_rflags(e, S1, S2);
 	emit_gs_store(e, S1, CPU_OFF(s.rip));
 	at = xgen_stack(g, n);
 	emit_gs_load(e, S1, CPU_OFF(s.rip));
@@ -173,9 +162,24 @@ bool xsys_rdtsc(struct gen *g, struct insn *n)
 	return true;
 }
 
+/* Which piece of the trampolines it is for; that gets the instruction's place in r10, or r11. */
+static uint64_t piece_for(const struct gen *g, const struct insn *n)
+{
+	const struct xtramp *t = &g->x->tramp;
+
+	if (g->x->counts)
+		return t->system;
+	if (n->z.mnemonic == ZYDIS_MNEMONIC_SYSCALL)
+		return t->syscall;
+	if (n->z.mnemonic == ZYDIS_MNEMONIC_SYSRET && n->z.raw.rex.W)
+		return t->sysret;
+	return t->system;
+}
+
 /* The instruction decoded as the interpreter wants it, behind the code that leads to it. */
 bool xsys_call(struct gen *g, struct insn *n)
 {
+	uint64_t piece = piece_for(g, n);
 	struct emit *e = g->e;
 	struct op o;
 	struct decoding d = { .cpu = g->c, .op = &o };
@@ -185,12 +189,14 @@ bool xsys_call(struct gen *g, struct insn *n)
 		return false;
 	xgen_spill_flags(g, FLAGS_ALL);
 	emit_gs_imm32(e, CPU_OFF(x.what), xwhat(n->off, xgen_retired(g)));
-	emit_u8(e, 0x4c); /* lea r10, [rip + instruction] */
+	emit_u8(e, 0x4c); /* lea r10 or r11, [rip + instruction] */
 	emit_u8(e, 0x8d);
-	emit_u8(e, 0x15);
+	emit_u8(e, piece == g->x->tramp.system ? 0x15 : 0x1d);
 	at = e->p;
 	emit_u32(e, 0);
-	emit_jmp(e, g->x->tramp.system);
+	if (piece == g->x->tramp.syscall)
+		xgen_rip(g, S1, n->off + n->z.length);
+	emit_jmp(e, piece);
 	xtally_end(g->x);
 	while ((uintptr_t)e->p & 7)
 		emit_u8(e, 0xcc);

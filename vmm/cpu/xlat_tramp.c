@@ -60,7 +60,7 @@ static void vzeroupper(struct emit *e)
  * The guest's vector registers to its image, which is complete then: XSAVE, unlike
  * XSAVEOPT, writes what is in its initial state, too. Clobbers RAX and RDX.
  */
-static void save_vec(struct emit *e, const struct xlat *x)
+static void copy_vec(struct emit *e, const struct xlat *x)
 {
 	if (!x->xsave_mask) {
 		state_insn(e, FXSAVE64);
@@ -69,7 +69,6 @@ static void save_vec(struct emit *e, const struct xlat *x)
 	emit_mov_imm(e, H_RAX, x->xsave_mask);
 	emit_mov_imm(e, H_RDX, 0);
 	state_insn(e, XSAVE64);
-	vzeroupper(e);
 }
 
 /* And back: what XSTATE_BV does not name is cleared. Clobbers RAX and RDX, no flags. */
@@ -107,16 +106,23 @@ static void make_enter(struct emit *e, struct xtramp *t)
 }
 
 /*
- * The guest's vector registers to their image; the host's C code finds its own MXCSR and
- * an empty x87 stack. C calls it, too: it leaves alone what functions leave alone.
+ * The guest's vector registers to their image, where park is called; the host's C code
+ * finds its own MXCSR and an empty x87 stack. C calls all three: they leave alone what
+ * functions leave alone.
  */
 static void make_park(struct emit *e, const struct xlat *x, struct xtramp *t)
 {
 	uint64_t mxcsr = emit_here(e);
 
 	emit_u32(e, MXCSR_RESET);
+	t->copy = emit_here(e);
+	copy_vec(e, x);
+	emit_u8(e, 0xc3);
 	t->park = emit_here(e);
-	save_vec(e, x);
+	copy_vec(e, x);
+	t->drop = emit_here(e);
+	if (x->xsave_mask)
+		vzeroupper(e);
 	emit_gs_imm32(e, CPU_OFF(x.vec_live), 0);
 	emit_mov_imm(e, H_R10, t->vec_load);
 	emit_gs_store(e, H_R10, CPU_OFF(x.vec_gate));
@@ -151,69 +157,6 @@ static void make_leave(struct emit *e, struct xtramp *t)
 	emit_u8(e, 0xc3);
 }
 
-static uint64_t make_exit(struct emit *e, const struct xtramp *t, enum xlat_exit why)
-{
-	uint64_t here = emit_here(e);
-
-	emit_gs_imm32(e, CPU_OFF(x.why), why);
-	emit_jmp(e, t->leave);
-	return here;
-}
-
-/* The tag in r10 becomes the RIP in s.rip. */
-static uint64_t make_lookup(struct emit *e, const struct xtramp *t)
-{
-	uint64_t here = emit_here(e);
-
-	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
-	emit_gs_store(e, H_R10, CPU_OFF(s.rip));
-	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_LOOKUP);
-	emit_jmp(e, t->leave);
-	return here;
-}
-
-/* Returns from the @n-th entry if that is it. */
-static void try_entry(struct emit *e, unsigned n)
-{
-	uint8_t *no;
-
-	emit_load(e, true, 0x3b, H_R10, H_RSP, (int32_t)(8 + n * RETURN_ENTRY)); /* cmp */
-	no = emit_jcc(e, CC_NZ, 0);
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, (int32_t)(n * RETURN_ENTRY));
-	emit_u8(e, 0xc3);
-	emit_patch(e, no, emit_here(e));
-}
-
-/* To the RIP in r10. */
-static void emit_jump_cache(struct emit *e, const struct xtramp *t)
-{
-	emit_jump_slot(e, H_R11, H_R10);
-	emit_gs(e, true, 0x03, H_R10, CPU_OFF(x.jump_key)); /* add */
-	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(jump_tag));
-	emit_jcc(e, CC_NZ, t->lookup);
-	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(jump_code)); /* jmp */
-}
-
-/*
- * A return to elsewhere than the stack's top says, the tag in r10: functions have been left by
- * other ways, this is another thread of the guest, or a call was none. Some entries are
- * looked at, then the top is dropped and the jump cache asked.
- */
-static void make_ret_miss(struct emit *e, struct xtramp *t)
-{
-	uint8_t *empty;
-
-	t->ret_miss = emit_here(e);
-	for (unsigned i = 1; i <= RETURN_SEARCH; i++)
-		try_entry(e, i);
-	emit_gs(e, true, 0x3b, H_RSP, CPU_OFF(x.return_base)); /* cmp */
-	empty = emit_jcc(e, CC_AE, 0);
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, RETURN_ENTRY);
-	emit_patch(e, empty, emit_here(e));
-	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
-	emit_jump_cache(e, t);
-}
-
 /* Called before the first vector instruction since C code ran. */
 static void make_vec_load(struct emit *e, const struct xlat *x, struct xtramp *t)
 {
@@ -232,21 +175,6 @@ static void make_vec_load(struct emit *e, const struct xlat *x, struct xtramp *t
 }
 
 /* --- C functions, and where to go from them ------------------------------------------ */
-
-/*
- * What comes after a function that says XCALL_JUMP or XCALL_LEAVE; the guest's registers
- * are in c->s. Where it leads attention is looked at.
- */
-static void make_called(struct emit *e, struct xtramp *t)
-{
-	t->called = emit_here(e);
-	emit_alu_imm(e, false, ALU_CMP, H_RAX, XCALL_JUMP);
-	emit_jcc(e, CC_NZ, t->leave_saved);
-	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
-	load_guest(e);
-	emit_gs_load(e, H_R10, CPU_OFF(s.rip));
-	emit_jump_cache(e, t);
-}
 
 /*
  * enum xcall @fn(c, second, third, fourth): the first two of them are in r10 and r11. The
@@ -269,6 +197,79 @@ static void call_c(struct emit *e, const struct xtramp *t, uint64_t fn, unsigned
 	emit_mov_imm(e, H_RAX, fn);
 	emit_u8(e, 0xff); /* call rax */
 	emit_u8(e, 0xd0);
+}
+
+/* To the RIP in r10. Returns the jump to take with its tag there, where it is not in its slot. */
+static uint8_t *emit_jump_cache(struct emit *e)
+{
+	uint8_t *miss;
+
+	emit_jump_slot(e, H_R11, H_R10);
+	emit_gs(e, true, 0x03, H_R10, CPU_OFF(x.jump_key)); /* add */
+	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(jump_tag));
+	miss = emit_jcc(e, CC_NZ, 0);
+	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(jump_code)); /* jmp */
+	return miss;
+}
+
+/*
+ * What comes after a function that says XCALL_JUMP or XCALL_LEAVE; the guest's registers
+ * are in c->s. Where it leads attention is looked at. If the jump cache does not know that
+ * but did lately, on to there; else C is asked.
+ */
+static void make_called(struct emit *e, struct xtramp *t)
+{
+	uint8_t *miss, *none;
+
+	t->called = emit_here(e);
+	emit_alu_imm(e, false, ALU_CMP, H_RAX, XCALL_JUMP);
+	emit_jcc(e, CC_NZ, t->leave_saved);
+	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
+	load_guest(e);
+	emit_gs_load(e, H_R10, CPU_OFF(s.rip));
+	t->jump = emit_here(e);
+	miss = emit_jump_cache(e);
+	t->lookup = emit_here(e);
+	emit_patch(e, miss, t->lookup);
+	emit_alu_imm(e, false, ALU_AND, H_R11, XLAT_VICTIMS - 1);
+	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(victim_tag)); /* cmp */
+	none = emit_jcc(e, CC_NZ, 0);
+	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(victim_code)); /* jmp */
+	emit_patch(e, none, emit_here(e));
+	call_c(e, t, (uint64_t)(uintptr_t)xcall_lookup, 0);
+	emit_jmp(e, t->called);
+}
+
+/* Returns from the @n-th entry if that is it. */
+static void try_entry(struct emit *e, unsigned n)
+{
+	uint8_t *no;
+
+	emit_load(e, true, 0x3b, H_R10, H_RSP, (int32_t)(8 + n * RETURN_ENTRY)); /* cmp */
+	no = emit_jcc(e, CC_NZ, 0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, (int32_t)(n * RETURN_ENTRY));
+	emit_u8(e, 0xc3);
+	emit_patch(e, no, emit_here(e));
+}
+
+/*
+ * A return to elsewhere than the stack's top says, the tag in r10: functions have been left by
+ * other ways, this is another thread of the guest, or a call was none. Some entries are
+ * looked at, then the top is dropped and the jump cache asked.
+ */
+static void make_ret_miss(struct emit *e, struct xtramp *t)
+{
+	uint8_t *empty;
+
+	t->ret_miss = emit_here(e);
+	for (unsigned i = 1; i <= RETURN_SEARCH; i++)
+		try_entry(e, i);
+	emit_gs(e, true, 0x3b, H_RSP, CPU_OFF(x.return_base)); /* cmp */
+	empty = emit_jcc(e, CC_AE, 0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, RETURN_ENTRY);
+	emit_patch(e, empty, emit_here(e));
+	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
+	emit_patch(e, emit_jump_cache(e), t->lookup);
 }
 
 /* XCALL_BACK: to the code that called, with the vector registers as it had them. */
@@ -398,6 +399,15 @@ static void make_system(struct emit *e, struct xtramp *t)
 	emit_jmp(e, t->called);
 }
 
+static void make_attend(struct emit *e, struct xtramp *t)
+{
+	t->attend = emit_here(e);
+	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_ATTEND);
+	t->attention = emit_here(e);
+	call_c(e, t, (uint64_t)(uintptr_t)xcall_attend, 0);
+	emit_jmp(e, t->called);
+}
+
 /* Slot r11 >> 16 has missed: clobbers rcx. Returns the jump to take if that was too often. */
 static uint8_t *count_miss(struct emit *e)
 {
@@ -475,11 +485,11 @@ void xtramp_make(struct xlat *x)
 	make_park(e, x, t);
 	make_enter(e, t);
 	make_leave(e, t);
-	t->lookup = make_lookup(e, t);
-	t->attend = make_exit(e, t, XEXIT_ATTEND);
-	make_ret_miss(e, t);
 	make_called(e, t);
+	make_ret_miss(e, t);
 	make_system(e, t);
+	make_attend(e, t);
+	xring_make(x);
 	t->fill[0] = make_fill(e, t, MMU_READ);
 	t->fill[1] = make_fill(e, t, MMU_WRITE);
 	for (unsigned i = 0; i < 8; i++)

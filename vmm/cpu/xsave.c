@@ -4,9 +4,15 @@
  *
  * XSAVEOPT leaves out what is in its initial state. It has no memory of what was
  * last restored from where: that would save little here.
+ *
+ * Translated code calls for these, too. What it has in the host's registers XSAVE takes
+ * from there and leaves there; XRSTOR puts all into the image, and whoever needs registers
+ * next loads them from it.
  */
-#include "cpu/interp.h"
+#include "cpu/mmu.h"
 #include "cpu/stub_run.h"
+#include "cpu/sys.h"
+#include "cpu/xlat.h"
 #include "cpu/xstate.h"
 
 #define AREA_MIN   576 /* the FXSAVE image and the header */
@@ -51,11 +57,10 @@ static unsigned area_bytes(uint64_t which)
 
 static bool any_set(const uint8_t *p, unsigned bytes)
 {
-	uint64_t any = 0;
-
 	for (unsigned i = 0; i < bytes; i += 8)
-		any |= load_u64(p + i);
-	return any;
+		if (load_u64(p + i))
+			return true;
+	return false;
 }
 
 static bool x87_in_use(const struct fx_image *fx)
@@ -80,18 +85,41 @@ uint64_t xstate_in_use(struct cpu *c)
 
 /* --- operands -------------------------------------------------------------------------- */
 
-static bool gate(struct cpu *c, const struct op *o)
+static bool gate(struct cpu *c)
 {
 	if (likely((c->s.cr4 & CR4_OSXSAVE) && !(c->s.cr0 & CR0_TS)))
 		return true;
-	op_raise(c, o, c->s.cr4 & CR4_OSXSAVE ? EXC_NM : EXC_UD);
+	cpu_raise(c, c->s.cr4 & CR4_OSXSAVE ? EXC_NM : EXC_UD);
 	return false;
+}
+
+static bool gp0(struct cpu *c)
+{
+	cpu_raise_error(c, EXC_GP, 0);
+	return false;
+}
+
+/* Where the area is, of which @bytes are accessed. */
+static bool operand(struct cpu *c, const struct op *o, unsigned bytes, bool write, uint64_t *gva)
+{
+	return sys_linear(c, o, bytes, write, gva) && (IS_ALIGNED(*gva, 64ull) || gp0(c));
 }
 
 /* RFBM: what is asked for and enabled. */
 static uint64_t requested(const struct cpu *c)
 {
 	return c->s.xcr0 & (c->s.gpr[RDX] << 32 | (uint32_t)c->s.gpr[RAX]);
+}
+
+uint32_t xstate_guest_mxcsr_mask(struct cpu *c)
+{
+	struct fx_image *fx = xstate_fx(&c->s);
+
+	if (unlikely(!fx->mxcsr_mask)) {
+		xlat_outside(c);
+		fx->mxcsr_mask = xstate_mxcsr_mask();
+	}
+	return fx->mxcsr_mask;
 }
 
 /* --- XSAVE -------------------------------------------------------------------------------- */
@@ -103,12 +131,13 @@ static bool put(struct cpu *c, uint64_t gva, const uint8_t *image, unsigned at, 
 
 static bool put_x87(struct cpu *c, const struct op *o, uint64_t gva)
 {
-	struct fx_image fx = *xstate_fx(&c->s);
+	const struct fx_image *fx = xstate_fx(&c->s);
+	bool wide = o->flags & OP_REXW;
+	uint64_t head[X87_BYTES / 8] = { load_u64(fx), wide ? fx->ip : (uint32_t)fx->ip,
+					 wide ? fx->dp : (uint32_t)fx->dp };
 
-	if (!(o->flags & OP_REXW))
-		xstate_narrow_pointers(&fx);
-	return put(c, gva, (const uint8_t *)&fx, 0, X87_BYTES) &&
-	       put(c, gva, (const uint8_t *)&fx, ST_AT, ST_BYTES);
+	return put(c, gva, (const uint8_t *)head, 0, X87_BYTES) &&
+	       put(c, gva, c->s.xsave, ST_AT, ST_BYTES);
 }
 
 static bool put_all(struct cpu *c, const struct op *o, uint64_t gva, uint64_t which)
@@ -129,54 +158,48 @@ static bool put_header(struct cpu *c, uint64_t gva, uint64_t rfbm, uint64_t in_u
 {
 	uint64_t bv;
 
-	if (!stub_read(c, gva + XSAVE_HEADER, &bv, sizeof(bv)))
-		return false;
-	bv = (bv & ~rfbm) | in_use;
-	return stub_write(c, gva + XSAVE_HEADER, &bv, sizeof(bv));
+	return mmu_read_u64(c, gva + XSAVE_HEADER, &bv) &&
+	       mmu_write_u64(c, gva + XSAVE_HEADER, (bv & ~rfbm) | in_use);
 }
 
 /* MXCSR is part of SSE and of AVX, and of neither's initial state. */
 static bool put_mxcsr(struct cpu *c, uint64_t gva, uint64_t rfbm)
 {
 	xstate_fx(&c->s)->mxcsr_mask = xstate_guest_mxcsr_mask(c);
-	return !(rfbm & (XCR0_SSE | XCR0_AVX)) || put(c, gva, c->s.xsave, MXCSR_AT, 8);
+	return !(rfbm & (XCR0_SSE | XCR0_AVX)) ||
+	       mmu_write_u64(c, gva + MXCSR_AT, load_u64(c->s.xsave + MXCSR_AT));
 }
 
-static void save(struct cpu *c, const struct op *o, bool optimise)
+static enum sys_result save(struct cpu *c, const struct op *o, bool optimise)
 {
 	uint64_t rfbm, in_use, which, gva;
 	unsigned bytes;
 
-	if (!gate(c, o))
-		return;
+	if (!gate(c))
+		return SYS_FAULT;
+	xlat_show_vectors(c);
 	rfbm = requested(c);
 	in_use = xstate_in_use(c) & rfbm;
 	which = optimise ? in_use : rfbm;
 	bytes = area_bytes(rfbm); /* checked, if not written */
-	if (!xstate_operand(c, o, bytes, 64, MMU_WRITE, &gva) || !stub_writable(c, gva, bytes) ||
+	if (!operand(c, o, bytes, true, &gva) || !stub_writable(c, gva, bytes) ||
 	    !put_all(c, o, gva, which) || !put_mxcsr(c, gva, rfbm) ||
 	    !put_header(c, gva, rfbm, in_use))
-		return op_fault(c, o);
-	return op_stored(c, o);
+		return SYS_FAULT;
+	return SYS_NEXT;
 }
 
-void op_xsave(struct cpu *c, const struct op *o)
+enum sys_result sys_xsave(struct cpu *c, const struct op *o)
 {
-	save(c, o, false);
+	return save(c, o, false);
 }
 
-void op_xsaveopt(struct cpu *c, const struct op *o)
+enum sys_result sys_xsaveopt(struct cpu *c, const struct op *o)
 {
-	save(c, o, true);
+	return save(c, o, true);
 }
 
 /* --- XRSTOR --------------------------------------------------------------------------------- */
-
-static bool gp0(struct cpu *c)
-{
-	cpu_raise_error(c, EXC_GP, 0);
-	return false;
-}
 
 /*
  * The area into @image, as far as it is wanted: *load is what comes from there, the
@@ -187,8 +210,7 @@ static bool get_area(struct cpu *c, const struct op *o, uint64_t rfbm, uint8_t *
 {
 	uint64_t gva, bv;
 
-	if (!xstate_operand(c, o, AREA_MIN, 64, MMU_READ, &gva) ||
-	    !stub_read(c, gva, image, AREA_MIN))
+	if (!operand(c, o, AREA_MIN, false, &gva) || !stub_read(c, gva, image, AREA_MIN))
 		return false;
 	bv = load_u64(image + XSAVE_HEADER);
 	if ((bv & ~c->s.xcr0) || any_set(image + XSAVE_HEADER + XCOMP_BV, CHECKED_TO - XCOMP_BV))
@@ -197,7 +219,7 @@ static bool get_area(struct cpu *c, const struct op *o, uint64_t rfbm, uint8_t *
 	    (load_u32(image + MXCSR_AT) & ~xstate_guest_mxcsr_mask(c)))
 		return gp0(c);
 	*load = rfbm & bv;
-	if (!op_linear(c, o, area_bytes(*load), MMU_READ, &gva))
+	if (!sys_linear(c, o, area_bytes(*load), false, &gva))
 		return false;
 	for (unsigned i = 1; i < ARRAY_SIZE(components); i++) {
 		const struct component *k = &components[i];
@@ -208,20 +230,51 @@ static bool get_area(struct cpu *c, const struct op *o, uint64_t rfbm, uint8_t *
 	return true;
 }
 
+static void copy_words(uint8_t *to, const uint8_t *from, unsigned bytes)
+{
+	for (unsigned i = 0; i < bytes; i += 8)
+		store_u64(to + i, load_u64(from + i));
+}
+
+static void clear_words(uint8_t *to, unsigned bytes)
+{
+	for (unsigned i = 0; i < bytes; i += 8)
+		store_u64(to + i, 0);
+}
+
+/* Would the processor load it and store it again as it is? Without looking too closely. */
+static bool x87_is_plain(const struct fx_image *fx)
+{
+	bool pending = x87_pending(fx);
+	uint16_t summary = pending ? X87_ES | X87_BUSY : 0;
+
+	if ((fx->cw & ~X87_CW_WRITABLE) != X87_CW_ONES || (fx->sw & (X87_ES | X87_BUSY)) != summary)
+		return false;
+	if (fx->reserved || fx->opcode || fx->ip || fx->dp)
+		return false;
+	for (unsigned i = 0; i < 8; i++)
+		if (load_u64(fx->st[i] + 8) >> 16)
+			return false;
+	return true;
+}
+
 static void take_x87(struct cpu *c, const struct op *o, const uint8_t *image, bool load)
 {
 	struct fx_image *fx = xstate_fx(&c->s);
 
-	if (load) {
-		memcpy(fx, image, X87_BYTES);
-		memcpy(fx->st, image + ST_AT, ST_BYTES);
-		if (!(o->flags & OP_REXW))
-			xstate_narrow_pointers(fx);
-		xstate_reload(fx);
-	} else {
-		memset(fx, 0, X87_BYTES);
-		memset(fx->st, 0, ST_BYTES);
+	if (!load) {
+		clear_words(c->s.xsave, X87_BYTES);
+		clear_words(fx->st[0], ST_BYTES);
 		fx->cw = X87_CW_RESET;
+		return;
+	}
+	copy_words(c->s.xsave, image, X87_BYTES);
+	copy_words(fx->st[0], image + ST_AT, ST_BYTES);
+	if (!(o->flags & OP_REXW))
+		xstate_narrow_pointers(fx);
+	if (unlikely(!x87_is_plain(fx))) {
+		xlat_outside(c);
+		xstate_reload(fx);
 	}
 }
 
@@ -230,27 +283,28 @@ static void take(struct cpu *c, const struct component *k, const uint8_t *image,
 	uint8_t *bv = xstate_bv(&c->s);
 
 	if (load) {
-		memcpy(c->s.xsave + k->at, image + k->at, visible(c, k));
+		copy_words(c->s.xsave + k->at, image + k->at, visible(c, k));
 		*bv |= k->bit;
 		return;
 	}
 	if (k->bit != XCR0_SSE && !(*bv & k->bit)) /* it is in its initial state */
 		return;
-	memset(c->s.xsave + k->at, 0, visible(c, k));
+	clear_words(c->s.xsave + k->at, visible(c, k));
 	if (visible(c, k) == k->bytes)
 		*bv &= (uint8_t)~k->bit;
 }
 
-void op_xrstor(struct cpu *c, const struct op *o)
+enum sys_result sys_xrstor(struct cpu *c, const struct op *o)
 {
 	uint8_t image[AREA_MAX] __attribute__((aligned(64)));
 	uint64_t rfbm, load;
 
-	if (!gate(c, o))
-		return;
+	if (!gate(c))
+		return SYS_FAULT;
 	rfbm = requested(c);
 	if (!get_area(c, o, rfbm, image, &load))
-		return op_fault(c, o);
+		return SYS_FAULT;
+	xlat_take_vectors(c, rfbm);
 	if (rfbm & (XCR0_SSE | XCR0_AVX))
 		xstate_fx(&c->s)->mxcsr = load_u32(image + MXCSR_AT);
 	for (unsigned i = 0; i < ARRAY_SIZE(components); i++)
@@ -258,5 +312,5 @@ void op_xrstor(struct cpu *c, const struct op *o)
 			take(c, &components[i], image, load & components[i].bit);
 	if (rfbm & XCR0_X87)
 		take_x87(c, o, image, load & XCR0_X87);
-	OP_NEXT(c, o);
+	return SYS_NEXT;
 }

@@ -46,15 +46,6 @@ void xstate_sanitize(struct cpu_state *s)
 	*xstate_bv(s) = XSTATE_WIDE;
 }
 
-uint32_t xstate_guest_mxcsr_mask(struct cpu *c)
-{
-	struct fx_image *fx = xstate_fx(&c->s);
-
-	if (unlikely(!fx->mxcsr_mask))
-		fx->mxcsr_mask = xstate_mxcsr_mask();
-	return fx->mxcsr_mask;
-}
-
 void xstate_get_vector(const struct cpu_state *s, unsigned n, uint8_t v[64])
 {
 	if (n >= 16) {
@@ -88,8 +79,8 @@ static bool gate_fxsave(struct cpu *c, const struct op *o)
 	return false;
 }
 
-bool xstate_operand(struct cpu *c, const struct op *o, unsigned bytes, unsigned align,
-		    enum mmu_access access, uint64_t *gva)
+static bool fxsave_operand(struct cpu *c, const struct op *o, unsigned bytes, unsigned align,
+			   enum mmu_access access, uint64_t *gva)
 {
 	if (!op_linear(c, o, bytes, access, gva))
 		return false;
@@ -105,16 +96,6 @@ static unsigned fxsave_bytes(const struct cpu *c)
 	return FXSAVE_LEGACY + (c->mode == MODE_64 ? 16 : 8) * 16;
 }
 
-/*
- * Without REX.W pointers are 32 bits wide and selectors lie above them. Ours are
- * always 0, as of every processor that no longer keeps them.
- */
-void xstate_narrow_pointers(struct fx_image *fx)
-{
-	fx->ip = (uint32_t)fx->ip;
-	fx->dp = (uint32_t)fx->dp;
-}
-
 static void op_fxsave(struct cpu *c, const struct op *o)
 {
 	struct fx_image fx;
@@ -122,7 +103,7 @@ static void op_fxsave(struct cpu *c, const struct op *o)
 
 	if (!gate_fxsave(c, o))
 		return;
-	if (!xstate_operand(c, o, FXSAVE_BYTES, 16, MMU_WRITE, &gva) ||
+	if (!fxsave_operand(c, o, FXSAVE_BYTES, 16, MMU_WRITE, &gva) ||
 	    !stub_writable(c, gva, FXSAVE_BYTES))
 		return op_fault(c, o);
 	fx = *xstate_fx(&c->s);
@@ -143,7 +124,7 @@ static void op_fxrstor(struct cpu *c, const struct op *o)
 	if (!gate_fxsave(c, o))
 		return;
 	mask = xstate_guest_mxcsr_mask(c);
-	if (!xstate_operand(c, o, FXSAVE_BYTES, 16, MMU_READ, &gva) ||
+	if (!fxsave_operand(c, o, FXSAVE_BYTES, 16, MMU_READ, &gva) ||
 	    !stub_read(c, gva, &fx, FXSAVE_BYTES))
 		return op_fault(c, o);
 	if (fx.mxcsr & ~mask)
@@ -336,15 +317,6 @@ static op_fn *handler(ZydisMnemonic mnemonic)
 		return op_vzeroall;
 	case ZYDIS_MNEMONIC_VZEROUPPER:
 		return op_vzeroupper;
-	case ZYDIS_MNEMONIC_XRSTOR:
-	case ZYDIS_MNEMONIC_XRSTOR64:
-		return op_xrstor;
-	case ZYDIS_MNEMONIC_XSAVE:
-	case ZYDIS_MNEMONIC_XSAVE64:
-		return op_xsave;
-	case ZYDIS_MNEMONIC_XSAVEOPT:
-	case ZYDIS_MNEMONIC_XSAVEOPT64:
-		return op_xsaveopt;
 	default:
 		return NULL;
 	}

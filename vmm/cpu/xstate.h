@@ -31,13 +31,17 @@
 
 #define XSTATE_WIDE (XCR0_AVX | XCR0_AVX512) /* what XSTATE_BV keeps account of */
 
-#define MXCSR_RESET  0x1f80u
-#define MXCSR_FLAGS  0x003fu
-#define MXCSR_MASKS  0x1f80u
-#define X87_CW_RESET 0x037fu /* by FNINIT */
-#define X87_FLAGS    0x003fu /* exceptions in the status word, masks in the control word */
-#define X87_ES       0x0080u
-#define X87_TOP      0x3800u
+#define MXCSR_RESET     0x1f80u
+#define MXCSR_FLAGS     0x003fu
+#define MXCSR_MASKS     0x1f80u
+#define X87_CW_RESET    0x037fu /* by FNINIT */
+#define X87_FLAGS       0x003fu /* exceptions in the status word, masks in the control word */
+#define X87_ES          0x0080u /* of the status word: an exception waits; */
+#define X87_BUSY        0x8000u /* the same */
+#define X87_TOP         0x3800u
+/* Of the control word: masks, precision and rounding; and what reads as one. */
+#define X87_CW_WRITABLE 0x0f3fu
+#define X87_CW_ONES     0x0040u
 
 /* The FXSAVE64 image: SDM vol. 1, table 10-2 with REX.W. */
 struct fx_image {
@@ -105,11 +109,17 @@ void xstate_sanitize(struct cpu_state *s);
 
 /* Between xstate.c and xsave.c, which has XSAVE and XRSTOR. */
 uint32_t xstate_guest_mxcsr_mask(struct cpu *c);
+/* The processor's own idea of the image. Clobbers vector registers. */
 void xstate_reload(struct fx_image *fx);
-void xstate_narrow_pointers(struct fx_image *fx);
-/* A @bytes wide operand that has to lie on a multiple of @align. */
-bool xstate_operand(struct cpu *c, const struct op *o, unsigned bytes, unsigned align,
-		    enum mmu_access access, uint64_t *gva);
-op_fn op_xsave, op_xsaveopt, op_xrstor;
+
+/*
+ * Without REX.W pointers are 32 bits wide and selectors lie above them. Ours are
+ * always 0, as of every processor that no longer keeps them.
+ */
+static inline void xstate_narrow_pointers(struct fx_image *fx)
+{
+	fx->ip = (uint32_t)fx->ip;
+	fx->dp = (uint32_t)fx->dp;
+}
 
 #endif
