@@ -999,6 +999,17 @@ static void part_pages(struct gen *g)
 	}
 }
 
+/* What a loop does not look up at its head may roam as others do. */
+static void find_roaming_in_loop(struct gen *g)
+{
+	for (unsigned i = 0; i < g->nr_insns && jumps_to_itself(g); i++) {
+		struct insn *n = &g->insn[i];
+
+		if (!n->at.simple && !n->at.hoist && xlat_roams(g->c, g->page_gpa + n->off))
+			n->at.page = -1;
+	}
+}
+
 /*
  * Where flags are dead at the block's begin, look-ups for registers that the block has not
  * loaded by then are made there, and no flags have to be put away for them.
@@ -1031,6 +1042,7 @@ static void find_groups(struct gen *g)
 		group_end(&s, &s.open[i / GROUPS_OPEN][i % GROUPS_OPEN]);
 	part_pages(g);
 	xloop_find(g, s.delta, s.unknown);
+	find_roaming_in_loop(g);
 	find_head(g);
 }
 
