@@ -36,8 +36,8 @@ CFLAGS	+= $(CSTD) $(OPT.$(MODE)) $(WARN) -fPIC -fvisibility=default -pthread -fn
 # C code that translated code calls runs while a guest's vector registers are live, and leaves
 # them alone; tools/check-vectors looks whether it does. Sanitizers' own code does not.
 ifneq ($(filter rel dbg,$(MODE)),)
-QUIET	:= $(addprefix $B/vmm/,$(patsubst %,cpu/%.o,xlat_call xlat_rep xlat xlat_return xlat_ring mmu codemap debug lapic \
-	   lapic_regs lapic_timer exception system control far segment msr pv xsave stub_wide) \
+QUIET	:= $(addprefix $B/vmm/,$(patsubst %,cpu/%.o,xlat_call xlat_rep xlat xlat_return xlat_ring xcache mmu codemap debug \
+	   lapic lapic_regs lapic_timer exception system control far segment msr pv xsave stub_wide) \
 	   mem/gmem.o)
 $(QUIET): CFLAGS += -mgeneral-regs-only -fno-jump-tables \
 	   $(if $(findstring clang,$(CC)),-fno-builtin,-fno-tree-loop-distribute-patterns)

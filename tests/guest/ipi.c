@@ -187,6 +187,51 @@ static void test_nmi(void)
 	ok(all, "NMI wakes each CPU");
 }
 
+/*
+ * CPU 1 halts with interrupts off, again and again, for short and for long: what comes in
+ * the meantime waits, and only an NMI ends it.
+ */
+static volatile uint64_t round_of, let_go, woken;
+
+static void halt_deaf(void)
+{
+	uint64_t last = rounds / 10;
+
+	for (uint64_t r = 1; cpu_index() == 1 && r <= last; r++) {
+		__atomic_store_n(&round_of, r, __ATOMIC_SEQ_CST);
+		while (__atomic_load_n(&let_go, __ATOMIC_SEQ_CST) < r) {
+			asm volatile("hlt" : : : "memory");
+			woken++;
+		}
+		let_interrupts_in();
+		wait_for(&pings[1], r);
+	}
+	for (uint64_t r = 1; cpu_index() == 0 && r <= last; r++) {
+		if (!wait_for(&round_of, r))
+			return;
+		linger((unsigned)(1 + r * 97 % 2000));
+		apic_icr(cpus[1].apic_id, ICR_FIXED | VECTOR_PING);
+		linger((unsigned)(1 + r * 31 % 2000));
+		if (pings[1] >= r)
+			return;
+		__atomic_store_n(&let_go, r, __ATOMIC_SEQ_CST);
+		/* One that comes before HLT does not end it. */
+		for (unsigned n = 0; pings[1] < r && n < 1000; n++) {
+			apic_icr(cpus[1].apic_id, ICR_NMI);
+			linger(20000);
+		}
+	}
+}
+
+static void test_deaf(void)
+{
+	clear();
+	round_of = let_go = woken = 0;
+	smp_run(halt_deaf);
+	same(pings[1], rounds / 10, "halted with interrupts off: interrupts wait");
+	ok(woken && woken <= nmis[1], "and NMIs alone wake it");
+}
+
 static void set_logical(void)
 {
 	apic_write(APIC_DFR, 0xffffffff);
@@ -254,6 +299,7 @@ static void test_all(const char *mode)
 	smp_run(relay);
 	same(token, rounds / 10 * count, "relay of sleepers");
 	test_nmi();
+	test_deaf();
 }
 
 void guest_main(void)

@@ -30,6 +30,13 @@ struct halt_poll {
 /* Every vCPU's limit, by the configuration and the plan as it is. With vm->lock held. */
 void halt_poll_set_limits(struct vm *vm);
 
+/* Halts have been short lately: an engine may look a while before it leaves run() for one. */
+static inline bool halt_poll_is_open(const struct halt_poll *p)
+{
+	return p->window_ns && !p->refused &&
+	       atomic_load_explicit(&p->limit_ns, memory_order_relaxed);
+}
+
 /*
  * The vCPU's thread, idle since @start_ns: look for events until the window closes.
  * True: there is one, or @deadline_ns (host time) is reached. False: sleep.

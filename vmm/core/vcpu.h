@@ -43,7 +43,13 @@ enum vcpu_mode {
 };
 
 /* What an engine is doing in run(), in the order of STAT_CODE_US and on. */
-enum vcpu_doing { DOING_CODE, DOING_INTERP, DOING_TRANSLATE, DOING_MMU };
+enum vcpu_doing {
+	DOING_CODE,
+	DOING_INTERP,
+	DOING_TRANSLATE,
+	DOING_MMU,
+	DOING_NOTHING = STAT_IDLE_US - STAT_CODE_US
+};
 
 /*
  * Interrupts on their way to a vCPU. Senders set bits, then post VCPU_INTR; the

@@ -278,6 +278,8 @@ static bool run_translated(struct cpu *c)
 	switch (xlat_run(c)) {
 	case XLAT_ATTEND:
 		return true;
+	case XLAT_OUT:
+		return false;
 	case XLAT_FAULT:
 		return deliver(c);
 	case XLAT_RESET:

@@ -14,6 +14,7 @@
 #include "cpu/pv.h"
 #include "cpu/segment.h"
 #include "cpu/sys.h"
+#include "cpu/xlat.h"
 
 #include "core/irq.h"
 
@@ -379,9 +380,11 @@ static bool deliver_event(struct cpu *c, uint8_t vector)
 /* SDM vol. 3, table 10-1, column INIT: what survives it. */
 static void take_init(struct cpu *c)
 {
-	struct cpu_state old = c->s, *s = &c->s;
+	struct cpu_state old, *s = &c->s;
 	bool is_bsp = s->apic_base & APIC_BASE_BSP;
 
+	xlat_outside(c);
+	old = *s;
 	cpu_state_reset(s, is_bsp);
 	s->apic_base = old.apic_base;
 	s->cr0 |= old.cr0 & (CR0_CD | CR0_NW);

@@ -122,6 +122,7 @@ int lapic_ack(struct cpu *c)
 	int vector;
 
 	if (lapic_extint(c)) {
+		xlat_outside(c);
 		vector = irq_ack_extint(c->vm);
 		if (vector >= 0)
 			return vector;
@@ -160,10 +161,13 @@ bool lapic_only_edge_in_service(const struct cpu *c)
 {
 	const struct lapic *l = c->lapic;
 	int vector = vector_highest(&l->isr);
-	unsigned in_service = 0;
+	unsigned in_service = 0; /* two stand for more */
 
-	for (unsigned i = 0; i < 4; i++)
-		in_service += (unsigned)__builtin_popcountll(l->isr.word[i]);
+	for (unsigned i = 0; i < 4; i++) {
+		uint64_t w = l->isr.word[i];
+
+		in_service += w ? 1 + !!(w & (w - 1)) : 0;
+	}
 	return in_service == 1 && vector_highest(&l->irr) < 0 &&
 	       !vector_has(&l->tmr, (unsigned)vector);
 }

@@ -77,6 +77,7 @@ struct lapic {
 
 	uint64_t deadline_ns; /* guest time; HOST_FOREVER: not running */
 	uint64_t alarm_ns;    /* host time of the thread's alarm; HOST_FOREVER: none */
+	uint64_t calm_until;  /* before this host TSC neither is due; 0: look */
 };
 
 /* --- sets of vectors --------------------------------------------------------------- */

@@ -252,13 +252,14 @@ bool lapic_msr_write(struct cpu *c, uint32_t msr, uint64_t v)
 
 	if (!is_x2apic(c) || !x2apic_value_ok(off, v))
 		return false;
-	pv_sync_eoi(c);
-	lapic_sync(c);
-	switch (off) {
-	case APIC_ICR:
+	if (off == APIC_ICR) { /* what has come does not matter to what is sent */
 		c->lapic->icr = v;
 		lapic_send_ipi(c, v);
 		return true;
+	}
+	pv_sync_eoi(c);
+	lapic_sync(c);
+	switch (off) {
 	case APIC_SELF_IPI:
 		stat_add(&c->vcpu->stats, STAT_IPIS, 1);
 		if (v < FIRST_VECTOR)

@@ -85,6 +85,7 @@ static void import_timer(struct cpu *c, const uint32_t *r)
 	l->initial = r[APIC_INITIAL / 16];
 	l->divide = r[APIC_DIVIDE / 16] & 0xb;
 	l->deadline_ns = HOST_FOREVER;
+	l->calm_until = 0;
 	if (TIMER_MODE(l->lvt[LVT_TIMER]) == TIMER_DEADLINE)
 		l->deadline_ns = lapic_tsc_deadline_ns(c, c->s.tsc_deadline);
 	else if (left)

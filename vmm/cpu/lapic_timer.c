@@ -33,9 +33,29 @@ static void alarm_arm(struct cpu *c)
 	}
 }
 
+/*
+ * Looking costs two readings of clocks and, in translated code, the vector registers: too
+ * much for every interrupt. Where the guest's TSC is the host's, that says for how long it is
+ * needless: until the alarm, which is not later than the deadline, less what clocks that are
+ * being adjusted may go faster than the TSC. If the guest's clock stops, the look is early.
+ */
+static void stay_calm(struct cpu *c, uint64_t now_ns)
+{
+	struct lapic *l = c->lapic;
+	uint64_t left_ns;
+
+	l->calm_until = 0;
+	if (!xlat_tsc_is_ours(c) || l->alarm_ns == HOST_FOREVER || l->alarm_ns <= now_ns)
+		return;
+	left_ns = MIN(l->alarm_ns - now_ns, NSEC_PER_SEC);
+	left_ns -= left_ns / 128;
+	l->calm_until = __builtin_ia32_rdtsc() + left_ns * c->vm->clock.khz / 1000000;
+}
+
 static void timer_start(struct cpu *c, uint64_t deadline_ns)
 {
 	c->lapic->deadline_ns = deadline_ns;
+	c->lapic->calm_until = 0;
 	alarm_arm(c);
 }
 
@@ -57,10 +77,10 @@ void lapic_timer_look(struct cpu *c)
 {
 	struct lapic *l = c->lapic;
 	const struct host *h = &c->vm->host;
-	uint64_t now;
+	uint64_t now, host_now;
 	bool expired;
 
-	if (l->deadline_ns == HOST_FOREVER)
+	if (l->deadline_ns == HOST_FOREVER || __builtin_ia32_rdtsc() < l->calm_until)
 		return;
 	xlat_outside(c);
 	now = clock_now_ns(&c->vm->clock);
@@ -69,9 +89,11 @@ void lapic_timer_look(struct cpu *c)
 		timer_expire(c, now);
 	if (c->vm->clock.source == CLOCK_ICOUNT)
 		return; /* the run loop looks at the deadline anyway */
-	if (l->alarm_ns != HOST_FOREVER && l->alarm_ns <= h->ops->now_ns(h->ctx))
+	host_now = h->ops->now_ns(h->ctx);
+	if (l->alarm_ns <= host_now)
 		l->alarm_ns = HOST_FOREVER;
 	alarm_arm(c);
+	stay_calm(c, host_now);
 }
 
 uint64_t lapic_deadline(const struct cpu *c)

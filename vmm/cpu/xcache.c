@@ -195,9 +195,14 @@ void xcache_leave(struct xseat *s)
 	atomic_store_explicit(s->announced, 0, memory_order_release);
 }
 
+bool xcache_is_current(const struct xseat *s)
+{
+	return s->epoch == atomic_load_explicit(&s->cache->epoch, memory_order_relaxed);
+}
+
 void xcache_check(struct xseat *s)
 {
-	if (s->epoch && s->epoch != atomic_load_explicit(&s->cache->epoch, memory_order_relaxed))
+	if (s->epoch && !xcache_is_current(s))
 		xcache_leave(s);
 }
 

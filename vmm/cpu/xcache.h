@@ -71,6 +71,8 @@ void xcache_sit(struct xcache *k, unsigned i, struct vcpu *v, struct xseat *s);
  */
 bool xcache_join(struct xseat *s);
 void xcache_leave(struct xseat *s);
+/* Is it in the current epoch? Then joining changes nothing. */
+bool xcache_is_current(const struct xseat *s);
 /* Leaves if others have turned. */
 void xcache_check(struct xseat *s);
 

@@ -300,10 +300,15 @@ void xlat_forget_stale(struct cpu *c)
  */
 #define MISSES_ALLOWED 0x4000
 
-void xlat_attend(struct cpu *c)
+void xlat_count_misses(struct cpu *c)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(c->x.page_misses); i++)
 		c->x.page_misses[i] = (uint16_t)-MISSES_ALLOWED;
+}
+
+void xlat_attend(struct cpu *c)
+{
+	xlat_count_misses(c);
 	xlat_sync(c);
 }
 
@@ -445,6 +450,17 @@ bool xlat_knows(struct cpu *c, uint64_t hva)
 	return xblock_find(c, hva, false, 0);
 }
 
+/* The block at s.rip, if it is there and the TLB knows where. */
+static struct xblock *xblock_at_hand(struct cpu *c, bool plain, uint64_t since)
+{
+	uint64_t gva = c->s.rip;
+	const struct tlb_entry *e = tlb_slot(c, gva);
+
+	if (unlikely(e->exec != tlb_key(c, gva, 1)))
+		return NULL;
+	return xblock_find(c, gva + e->addend, plain, since);
+}
+
 /*
  * The block at s.rip, not older than epoch @since. NULL: a fault is pending, or there is
  * none and the interpreter goes on.
@@ -452,22 +468,37 @@ bool xlat_knows(struct cpu *c, uint64_t hva)
 static struct xblock *xblock_get(struct cpu *c, bool plain, uint64_t since)
 {
 	uint64_t gva = c->s.rip, gpa, hva;
-	const struct tlb_entry *e = tlb_slot(c, gva);
 	const uint8_t *page;
 	struct xblock *b;
 
 	join(c);
-	if (likely(e->exec == tlb_key(c, gva, 1))) {
-		b = xblock_find(c, gva + e->addend, plain, since);
-		if (likely(b))
-			return b;
-	}
+	b = xblock_at_hand(c, plain, since);
+	if (likely(b))
+		return b;
 	page = mmu_fetch(c, gva, &gpa);
 	if (!page)
 		return NULL;
 	hva = (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK);
 	b = xblock_find(c, hva, plain, since);
 	return b ? b : xblock_make(c, hva, gpa | (gva & ~PAGE_MASK), plain);
+}
+
+/* Blocks are made, and fetches fault, in xlat_run() alone. */
+bool xlat_find_jump(struct cpu *c)
+{
+	struct xblock *b;
+	uint64_t gpa;
+
+	xlat_forget_stale(c);
+	if (unlikely(!xcache_is_current(&c->xlat->seat)))
+		return false;
+	b = xblock_at_hand(c, false, 0);
+	if (!b && mmu_fetch(c, c->s.rip, &gpa))
+		b = xblock_at_hand(c, false, 0);
+	c->fault.pending = false;
+	if (b)
+		remember_jump(c, b);
+	return b;
 }
 
 /* Others may be at it, too; each leaves the edge leading to a block that will do. */
@@ -505,6 +536,11 @@ static void clear_pages(struct cpu *c)
 	for (unsigned i = 0; i < XPAGES; i++)
 		page[i] = XPAGE_NONE;
 	c->x.page_asid[c->x.user] = c->asid;
+}
+
+bool xlat_tsc_is_ours(const struct cpu *c)
+{
+	return c->xlat && c->xlat->tsc_inline;
 }
 
 /* The clock's base stays while a vCPU runs: it starts and stops with all of them parked. */
@@ -574,6 +610,14 @@ static const struct xblock *left_block(const struct cpu *c)
 static const struct xedge *left_edge(const struct cpu *c)
 {
 	return &left_block(c)->edge[c->x.what % XBLOCK_EDGES];
+}
+
+void xlat_set_rip(struct cpu *c)
+{
+	if (c->x.why == XEXIT_ATTEND_AT)
+		c->s.rip = c->block_rip + xwhat_off(c->x.what);
+	else if (c->x.why == XEXIT_ATTEND_EDGE)
+		c->s.rip = c->block_rip + left_edge(c)->target;
 }
 
 /*
@@ -692,14 +736,10 @@ enum xlat_result xlat_run(struct cpu *c)
 			if (unlikely(c->x.return_sp < c->x.return_limit))
 				xret_make_room(c);
 			return XLAT_ATTEND;
+		case XEXIT_OUT:
+			return XLAT_OUT;
 		case XEXIT_RESET:
 			return XLAT_RESET;
-		case XEXIT_ATTEND_AT:
-			c->s.rip = c->block_rip + xwhat_off(c->x.what);
-			return XLAT_ATTEND;
-		case XEXIT_ATTEND_EDGE:
-			c->s.rip = c->block_rip + left_edge(c)->target;
-			return XLAT_ATTEND;
 		case XEXIT_STALE:
 			xcache_block(x->seat.cache, c->x.what)->gone = true;
 			b = xblock_get(c, false, 0);

@@ -16,6 +16,7 @@
 enum xlat_result {
 	XLAT_ATTEND, /* attention is set */
 	XLAT_INTERP, /* the interpreter shall execute the instruction at s.rip */
+	XLAT_OUT,    /* c->exit is filled */
 	XLAT_FAULT,  /* c->fault is pending, by the fetch at s.rip */
 	XLAT_RESET   /* triple fault */
 };
@@ -54,6 +55,9 @@ static inline void xlat_show_vectors(struct cpu *c)
 
 /* From now on the image counts. @given: what of it will be written, as bits of XCR0. */
 void xlat_take_vectors(struct cpu *c, uint64_t given);
+
+/* Are the clock's ticks those of RDTSC? */
+bool xlat_tsc_is_ours(const struct cpu *c);
 
 /* Attention is being looked at; does what xlat_sync() does. */
 void xlat_attend(struct cpu *c);

@@ -576,6 +576,13 @@ static int16_t page_of_reg(const struct gen *g, unsigned gpr, bool write)
 	return (int16_t)(bank(g) + PAGES_BY_REG + (write ? GPR_COUNT : 0) + (int)gpr);
 }
 
+static bool in_segment(const struct insn *n)
+{
+	ZydisRegister segment = n->operand[n->mem].mem.segment;
+
+	return segment == ZYDIS_REGISTER_FS || segment == ZYDIS_REGISTER_GS;
+}
+
 /* Is the address of the operand, but for a segment's base, the same each time? */
 static bool is_static(const struct insn *n)
 {
@@ -593,7 +600,7 @@ static uint64_t static_page(const struct gen *g, const struct insn *n)
 
 	if (m->base == ZYDIS_REGISTER_RIP)
 		at += (g->c->s.rip & PAGE_MASK) + n->off + n->z.length;
-	if (m->segment == ZYDIS_REGISTER_FS || m->segment == ZYDIS_REGISTER_GS)
+	if (in_segment(n))
 		at += BIT64(62);
 	return at >> PAGE_SHIFT;
 }
@@ -949,26 +956,29 @@ static void note_insn(struct groups *s, struct insn *n)
 	note_writes(s, n);
 }
 
+/* Whose each slot is: static data's by their page, another's for itself. */
 struct taken {
-	uint64_t any[(2 * XPAGES + 63) / 64], alone[(2 * XPAGES + 63) / 64];
+	uint64_t whose[2 * XPAGES];
 };
 
-static bool take_page(struct taken *t, const struct access *a)
-{
-	unsigned word = (unsigned)a->page / 64;
-	uint64_t bit = BIT64(a->page % 64);
+#define FOR_ITSELF UINT64_MAX
 
-	if ((a->simple ? t->any : t->alone)[word] & bit)
+static bool take_page(struct taken *t, const struct access *a, uint64_t who)
+{
+	uint64_t *whose = &t->whose[a->page];
+
+	if (!*whose)
+		*whose = who;
+	else if (*whose != who || who == FOR_ITSELF)
 		return false;
-	t->any[word] |= bit;
-	if (a->simple)
-		t->alone[word] |= bit;
 	return true;
 }
 
 /*
- * Look-ups of a block that others of it follow may share their slots with none: in between
- * it has to stay what it is. No group survives a call.
+ * Look-ups of a block share slots only where that is for the same page: others would miss
+ * each time; and between a leader and its followers a slot has to stay what it is. In a loop's
+ * head, which begins anew after each miss, two pages would wait for each other for ever: there
+ * a segment's base, which may lie anywhere, counts as well. No group survives a call.
  */
 static void part_pages(struct gen *g)
 {
@@ -982,18 +992,35 @@ static void part_pages(struct gen *g)
 			struct access *a = each[j];
 			int16_t first =
 				(int16_t)(bank(g) + PAGES_BY_PLACE + (a->write ? NR_PLACES : 0));
+			uint64_t who = FOR_ITSELF;
 			unsigned tries = 0;
 
-			if (a->leader || a->page < 0 || take_page(&taken, a))
+			if (a->leader || a->page < 0)
+				continue;
+			if (a == &n->at && !a->simple && n->mem >= 0 && is_static(n) &&
+			    !(in_segment(n) && jumps_to_itself(g)))
+				who = static_page(g, n) + 1;
+			if (take_page(&taken, a, who))
 				continue;
 			a->page = page_of_place(g, n, a->write);
-			while (!take_page(&taken, a) && ++tries < NR_PLACES)
+			while (!take_page(&taken, a, who) && ++tries < NR_PLACES)
 				a->page = (int16_t)(first + (a->page - first + 1) % NR_PLACES);
 			if (tries == NR_PLACES)
 				a->page = -1;
 		}
 		if (n->kind == K_CALL)
 			taken = (struct taken){ 0 };
+	}
+}
+
+/* What a loop does not look up at its head may roam as others do. */
+static void find_roaming_in_loop(struct gen *g)
+{
+	for (unsigned i = 0; i < g->nr_insns && jumps_to_itself(g); i++) {
+		struct insn *n = &g->insn[i];
+
+		if (!n->at.simple && !n->at.hoist && xlat_roams(g->c, g->page_gpa + n->off))
+			n->at.page = -1;
 	}
 }
 
@@ -1029,6 +1056,7 @@ static void find_groups(struct gen *g)
 		group_end(&s, &s.open[i / GROUPS_OPEN][i % GROUPS_OPEN]);
 	part_pages(g);
 	xloop_find(g, s.delta, s.unknown);
+	find_roaming_in_loop(g);
 	find_head(g);
 }
 

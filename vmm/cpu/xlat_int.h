@@ -35,11 +35,12 @@ enum xlat_exit {
 	XEXIT_EDGE,        /* what: xwhat_edge() */
 	XEXIT_LOOKUP,      /* s.rip is set: the jump cache does not know it */
 	XEXIT_ATTEND,      /* s.rip is set */
-	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE, and attention is set */
-	XEXIT_ATTEND_AT,   /* what: xwhat(), and attention is set */
+	XEXIT_ATTEND_EDGE, /* as XEXIT_EDGE; asks xcall_attend() */
+	XEXIT_ATTEND_AT,   /* what: xwhat(); the same */
 	XEXIT_STALE,       /* what: the number of a block that is not what it was; s.rip is set */
 	XEXIT_ROAMS,       /* what: xwhat() of an access that keeps missing its page */
 	XEXIT_INTERP,      /* what: xwhat() of an instruction for the interpreter */
+	XEXIT_OUT,         /* s.rip is set, and c->exit is filled */
 	XEXIT_RESET        /* triple fault */
 };
 
@@ -125,16 +126,16 @@ struct xmark {
 
 /* Fixed pieces of code, at the begin of the code cache. */
 struct xtramp {
-	uint64_t enter;       /* void (void) for C */
-	uint64_t leave;       /* registers -> c->s, back to C */
-	uint64_t leave_saved; /* they are there already */
-	uint64_t lookup;      /* slot r11 does not have tag r10: elsewhere, or XEXIT_LOOKUP */
-	uint64_t attend;      /* leave with XEXIT_ATTEND */
-	uint64_t ret_miss;    /* a return, its tag in r10, that is not what the stack's top says */
-	uint64_t fill[2];     /* by write: fill the TLB for r11 bytes at the address in r10 */
-	uint64_t page[2];     /* by write: the same, and page cache slot r11 >> 16, too */
-	uint64_t rep[2];      /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
-	uint64_t system;      /* the system instruction that r10 points to, and on where it leads */
+	uint64_t enter;             /* void (void) for C */
+	uint64_t leave;             /* registers -> c->s, back to C */
+	uint64_t leave_saved;       /* they are there already */
+	uint64_t lookup;            /* the jump cache's slot r11 does not have the tag in r10 */
+	uint64_t attention, attend; /* is set, and x.why; and x.why is XEXIT_ATTEND */
+	uint64_t ret_miss;  /* a return, its tag in r10, that is not what the stack's top says */
+	uint64_t fill[2];   /* by write: fill the TLB for r11 bytes at the address in r10 */
+	uint64_t page[2];   /* by write: the same, and page cache slot r11 >> 16, too */
+	uint64_t rep[2][4]; /* MOVS, STOS with elements of 1, 2, 4, 8 bytes, as often as RCX says */
+	uint64_t system;    /* the system instruction that r10 points to, and on where it leads */
 	uint64_t syscall, sysret; /* those that r11 points to, where nothing is unusual */
 	uint64_t jump;            /* to the RIP in r10, by the jump cache */
 	uint64_t called;          /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
@@ -184,6 +185,12 @@ bool xlat_room(struct xlat *x, unsigned insns, unsigned *number);
 
 /* xlat.c: what emitted code relies on, whenever C code has run. */
 void xlat_prepare(struct cpu *c);
+/* The jump cache is told where s.rip leads. False: that is not known. */
+bool xlat_find_jump(struct cpu *c);
+/* After XEXIT_ATTEND and its kin: s.rip is where it goes on. */
+void xlat_set_rip(struct cpu *c);
+/* Misses of pages are counted from one look at attention to the next. */
+void xlat_count_misses(struct cpu *c);
 /* Jumps to code that has been modified; as xlat_sync(), where translated code is to go on. */
 void xlat_forget_stale(struct cpu *c);
 
@@ -208,6 +215,10 @@ enum xcall {
  * The instruction's place is in x.what.
  */
 enum xcall xcall_system(struct cpu *c, const struct op *o);
+/* The jump cache does not know where @tag leads. */
+enum xcall xcall_lookup(struct cpu *c, uint64_t tag);
+/* Attention is set, or the return stack full; x.why says where. */
+enum xcall xcall_attend(struct cpu *c);
 enum xcall xcall_fill(struct cpu *c, uint64_t gva, unsigned bytes, enum mmu_access access);
 /* An access cannot be made here: the guest has its fault, or the interpreter makes it. */
 enum xcall xcall_missed(struct cpu *c, uint64_t gva, unsigned bytes);
@@ -250,10 +261,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, uint64_t page_gpa);
 /* jump_slot() of the RIP in @rip. Clobbers flags. */
 static inline void emit_jump_slot(struct emit *e, unsigned dst, unsigned rip)
 {
-	emit_rex(e, false, dst, 0, rip); /* imul dst, rip, imm32 */
-	emit_u8(e, 0x69);
-	emit_u8(e, 0xc0 | (dst & 7) << 3 | (rip & 7));
-	emit_u32(e, XLAT_JUMPS_HASH);
+	emit_mul_imm(e, false, dst, rip, XLAT_JUMPS_HASH);
 	emit_shift(e, false, SHIFT_R, dst, 32 - XLAT_JUMPS_BITS);
 }
 

@@ -157,78 +157,6 @@ static void make_leave(struct emit *e, struct xtramp *t)
 	emit_u8(e, 0xc3);
 }
 
-static uint64_t make_exit(struct emit *e, const struct xtramp *t, enum xlat_exit why)
-{
-	uint64_t here = emit_here(e);
-
-	emit_gs_imm32(e, CPU_OFF(x.why), why);
-	emit_jmp(e, t->leave);
-	return here;
-}
-
-/*
- * The jump cache's slot r11 does not have the tag in r10. If it did lately, on to there; else
- * the tag becomes the RIP in s.rip.
- */
-static uint64_t make_lookup(struct emit *e, const struct xtramp *t)
-{
-	uint64_t here = emit_here(e);
-	uint8_t *no;
-
-	emit_alu_imm(e, false, ALU_AND, H_R11, XLAT_VICTIMS - 1);
-	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(victim_tag)); /* cmp */
-	no = emit_jcc(e, CC_NZ, 0);
-	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(victim_code)); /* jmp */
-	emit_patch(e, no, emit_here(e));
-	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
-	emit_gs_store(e, H_R10, CPU_OFF(s.rip));
-	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_LOOKUP);
-	emit_jmp(e, t->leave);
-	return here;
-}
-
-/* Returns from the @n-th entry if that is it. */
-static void try_entry(struct emit *e, unsigned n)
-{
-	uint8_t *no;
-
-	emit_load(e, true, 0x3b, H_R10, H_RSP, (int32_t)(8 + n * RETURN_ENTRY)); /* cmp */
-	no = emit_jcc(e, CC_NZ, 0);
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, (int32_t)(n * RETURN_ENTRY));
-	emit_u8(e, 0xc3);
-	emit_patch(e, no, emit_here(e));
-}
-
-/* To the RIP in r10. */
-static void emit_jump_cache(struct emit *e, const struct xtramp *t)
-{
-	emit_jump_slot(e, H_R11, H_R10);
-	emit_gs(e, true, 0x03, H_R10, CPU_OFF(x.jump_key)); /* add */
-	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(jump_tag));
-	emit_jcc(e, CC_NZ, t->lookup);
-	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(jump_code)); /* jmp */
-}
-
-/*
- * A return to elsewhere than the stack's top says, the tag in r10: functions have been left by
- * other ways, this is another thread of the guest, or a call was none. Some entries are
- * looked at, then the top is dropped and the jump cache asked.
- */
-static void make_ret_miss(struct emit *e, struct xtramp *t)
-{
-	uint8_t *empty;
-
-	t->ret_miss = emit_here(e);
-	for (unsigned i = 1; i <= RETURN_SEARCH; i++)
-		try_entry(e, i);
-	emit_gs(e, true, 0x3b, H_RSP, CPU_OFF(x.return_base)); /* cmp */
-	empty = emit_jcc(e, CC_AE, 0);
-	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, RETURN_ENTRY);
-	emit_patch(e, empty, emit_here(e));
-	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
-	emit_jump_cache(e, t);
-}
-
 /* Called before the first vector instruction since C code ran. */
 static void make_vec_load(struct emit *e, const struct xlat *x, struct xtramp *t)
 {
@@ -247,22 +175,6 @@ static void make_vec_load(struct emit *e, const struct xlat *x, struct xtramp *t
 }
 
 /* --- C functions, and where to go from them ------------------------------------------ */
-
-/*
- * What comes after a function that says XCALL_JUMP or XCALL_LEAVE; the guest's registers
- * are in c->s. Where it leads attention is looked at.
- */
-static void make_called(struct emit *e, struct xtramp *t)
-{
-	t->called = emit_here(e);
-	emit_alu_imm(e, false, ALU_CMP, H_RAX, XCALL_JUMP);
-	emit_jcc(e, CC_NZ, t->leave_saved);
-	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
-	load_guest(e);
-	emit_gs_load(e, H_R10, CPU_OFF(s.rip));
-	t->jump = emit_here(e);
-	emit_jump_cache(e, t);
-}
 
 /*
  * enum xcall @fn(c, second, third, fourth): the first two of them are in r10 and r11. The
@@ -285,6 +197,79 @@ static void call_c(struct emit *e, const struct xtramp *t, uint64_t fn, unsigned
 	emit_mov_imm(e, H_RAX, fn);
 	emit_u8(e, 0xff); /* call rax */
 	emit_u8(e, 0xd0);
+}
+
+/* To the RIP in r10. Returns the jump to take with its tag there, where it is not in its slot. */
+static uint8_t *emit_jump_cache(struct emit *e)
+{
+	uint8_t *miss;
+
+	emit_jump_slot(e, H_R11, H_R10);
+	emit_gs(e, true, 0x03, H_R10, CPU_OFF(x.jump_key)); /* add */
+	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(jump_tag));
+	miss = emit_jcc(e, CC_NZ, 0);
+	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(jump_code)); /* jmp */
+	return miss;
+}
+
+/*
+ * What comes after a function that says XCALL_JUMP or XCALL_LEAVE; the guest's registers
+ * are in c->s. Where it leads attention is looked at. If the jump cache does not know that
+ * but did lately, on to there; else C is asked.
+ */
+static void make_called(struct emit *e, struct xtramp *t)
+{
+	uint8_t *miss, *none;
+
+	t->called = emit_here(e);
+	emit_alu_imm(e, false, ALU_CMP, H_RAX, XCALL_JUMP);
+	emit_jcc(e, CC_NZ, t->leave_saved);
+	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
+	load_guest(e);
+	emit_gs_load(e, H_R10, CPU_OFF(s.rip));
+	t->jump = emit_here(e);
+	miss = emit_jump_cache(e);
+	t->lookup = emit_here(e);
+	emit_patch(e, miss, t->lookup);
+	emit_alu_imm(e, false, ALU_AND, H_R11, XLAT_VICTIMS - 1);
+	emit_gs_scaled(e, true, 0x3b, H_R10, H_R11, CPU_OFF(victim_tag)); /* cmp */
+	none = emit_jcc(e, CC_NZ, 0);
+	emit_gs_scaled(e, false, 0xff, 4, H_R11, CPU_OFF(victim_code)); /* jmp */
+	emit_patch(e, none, emit_here(e));
+	call_c(e, t, (uint64_t)(uintptr_t)xcall_lookup, 0);
+	emit_jmp(e, t->called);
+}
+
+/* Returns from the @n-th entry if that is it. */
+static void try_entry(struct emit *e, unsigned n)
+{
+	uint8_t *no;
+
+	emit_load(e, true, 0x3b, H_R10, H_RSP, (int32_t)(8 + n * RETURN_ENTRY)); /* cmp */
+	no = emit_jcc(e, CC_NZ, 0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, (int32_t)(n * RETURN_ENTRY));
+	emit_u8(e, 0xc3);
+	emit_patch(e, no, emit_here(e));
+}
+
+/*
+ * A return to elsewhere than the stack's top says, the tag in r10: functions have been left by
+ * other ways, this is another thread of the guest, or a call was none. Some entries are
+ * looked at, then the top is dropped and the jump cache asked.
+ */
+static void make_ret_miss(struct emit *e, struct xtramp *t)
+{
+	uint8_t *empty;
+
+	t->ret_miss = emit_here(e);
+	for (unsigned i = 1; i <= RETURN_SEARCH; i++)
+		try_entry(e, i);
+	emit_gs(e, true, 0x3b, H_RSP, CPU_OFF(x.return_base)); /* cmp */
+	empty = emit_jcc(e, CC_AE, 0);
+	emit_lea(e, true, H_RSP, H_RSP, H_NONE, 0, RETURN_ENTRY);
+	emit_patch(e, empty, emit_here(e));
+	emit_gs(e, true, 0x2b, H_R10, CPU_OFF(x.jump_key)); /* sub */
+	emit_patch(e, emit_jump_cache(e), t->lookup);
 }
 
 /* XCALL_BACK: to the code that called, with the vector registers as it had them. */
@@ -320,23 +305,106 @@ static uint64_t make_fill(struct emit *e, const struct xtramp *t, enum mmu_acces
 	return here;
 }
 
+/* --- REP MOVS and STOS ------------------------------------------------------------------- */
+
+/*
+ * The page of all RCX elements from @gpr on: where it is, less where the guest has it, to
+ * r11. Returns the jump to take if the TLB does not have it, or not all of them.
+ */
+static uint8_t *look_up_run(struct emit *e, unsigned gpr, unsigned shift, size_t tag)
+{
+	emit_lea(e, true, H_R10, gpr, H_RCX, shift, -1);
+	emit_rr(e, false, 0x89, gpr, H_R11);
+	emit_alu_imm(e, true, ALU_AND, H_R10, (uint32_t)PAGE_MASK);
+	emit_shift(e, false, SHIFT_R, H_R11, PAGE_SHIFT - 5);
+	emit_gs(e, true, 0x0b, H_R10, CPU_OFF(asid));
+	emit_alu_imm(e, false, ALU_AND, H_R11, (TLB_ENTRIES - 1) * sizeof(struct tlb_entry));
+	emit_gs_base(e, true, 0x3b, H_R10, H_R11, CPU_OFF(tlb_entries) + (int32_t)tag);
+	return emit_jcc(e, CC_NZ, 0);
+}
+
+static void load_addend(struct emit *e, unsigned r)
+{
+	emit_gs_base(e, true, 0x8b, r, H_R11,
+		     CPU_OFF(tlb_entries) + (int32_t)offsetof(struct tlb_entry, addend));
+}
+
+/* rep movs or stos, with elements of 1 << @shift bytes */
+static void emit_rep(struct emit *e, bool stores, unsigned shift)
+{
+	emit_u8(e, 0xf3);
+	if (shift == 1)
+		emit_u8(e, 0x66);
+	if (shift == 3)
+		emit_u8(e, 0x48);
+	emit_u8(e, (stores ? 0xaa : 0xa4) | !!shift);
+}
+
+/* To C, if it is not one run upwards within a page or two that the TLB has. */
+static unsigned emit_short_rep(struct emit *e, bool stores, unsigned shift, uint8_t *no[4])
+{
+	unsigned n = 0;
+
+	emit_gs(e, false, 0xf6, 0, CPU_OFF(s.rflags) + 1); /* test byte */
+	emit_u8(e, RFLAGS_DF >> 8);
+	no[n++] = emit_jcc(e, CC_NZ, 0);
+	emit_lea(e, true, H_R11, H_RCX, H_NONE, 0, -1);
+	emit_alu_imm(e, true, ALU_CMP, H_R11, (uint32_t)(PAGE_SIZE >> shift) - 1);
+	no[n++] = emit_jcc(e, CC_A, 0);
+	if (!stores) {
+		no[n++] = look_up_run(e, H_RSI, shift, offsetof(struct tlb_entry, read));
+		load_addend(e, H_R10);
+		emit_gs_store(e, H_R10, CPU_OFF(x.saved));
+	}
+	no[n++] = look_up_run(e, H_RDI, shift, offsetof(struct tlb_entry, write));
+	load_addend(e, H_R11);
+	if (!stores) {
+		emit_gs_load(e, H_R10, CPU_OFF(x.saved));
+		emit_rr(e, true, 0x01, H_R10, H_RSI);
+	}
+	emit_rr(e, true, 0x01, H_R11, H_RDI);
+	emit_rep(e, stores, shift);
+	if (!stores)
+		emit_rr(e, true, 0x29, H_R10, H_RSI);
+	emit_rr(e, true, 0x29, H_R11, H_RDI);
+	emit_u8(e, 0xc3);
+	return n;
+}
+
 typedef enum xcall rep_fn(struct cpu *c, unsigned shift);
 
-/* Called with the size of elements in r10 and, in x.what, the place of the instruction. */
-static uint64_t make_rep(struct emit *e, const struct xtramp *t, rep_fn *fn)
+/* Called with the place of the instruction in x.what. */
+static uint64_t make_rep(struct emit *e, const struct xtramp *t, bool stores, unsigned shift)
 {
+	rep_fn *fn = stores ? xlat_rep_stos : xlat_rep_movs;
 	uint64_t here = emit_here(e);
+	uint8_t *no[4];
+	unsigned n = emit_short_rep(e, stores, shift, no);
 
+	while (n--)
+		emit_patch(e, no[n], emit_here(e));
+	emit_mov_imm(e, H_R10, shift);
 	call_c(e, t, (uint64_t)(uintptr_t)fn, 0);
 	return_from_c(e, t);
 	return here;
 }
+
+/* --- system instructions, pages ------------------------------------------------------------ */
 
 /* Jumped to, with the instruction in r10. */
 static void make_system(struct emit *e, struct xtramp *t)
 {
 	t->system = emit_here(e);
 	call_c(e, t, (uint64_t)(uintptr_t)xcall_system, 0);
+	emit_jmp(e, t->called);
+}
+
+static void make_attend(struct emit *e, struct xtramp *t)
+{
+	t->attend = emit_here(e);
+	emit_gs_imm32(e, CPU_OFF(x.why), XEXIT_ATTEND);
+	t->attention = emit_here(e);
+	call_c(e, t, (uint64_t)(uintptr_t)xcall_attend, 0);
 	emit_jmp(e, t->called);
 }
 
@@ -417,16 +485,15 @@ void xtramp_make(struct xlat *x)
 	make_park(e, x, t);
 	make_enter(e, t);
 	make_leave(e, t);
-	t->lookup = make_lookup(e, t);
-	t->attend = make_exit(e, t, XEXIT_ATTEND);
-	make_ret_miss(e, t);
 	make_called(e, t);
+	make_ret_miss(e, t);
 	make_system(e, t);
+	make_attend(e, t);
 	xring_make(x);
 	t->fill[0] = make_fill(e, t, MMU_READ);
 	t->fill[1] = make_fill(e, t, MMU_WRITE);
-	t->rep[0] = make_rep(e, t, xlat_rep_movs);
-	t->rep[1] = make_rep(e, t, xlat_rep_stos);
+	for (unsigned i = 0; i < 8; i++)
+		t->rep[i / 4][i % 4] = make_rep(e, t, i / 4, i % 4);
 	t->page[0] = make_page(e, x, MMU_READ);
 	t->page[1] = make_page(e, x, MMU_WRITE);
 }
