@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "cpu/codemap.h"
 #include "cpu/mmu.h"
 #include "flat.h"
 #include "host/sim/sim.h"
@@ -490,6 +491,103 @@ static void test_privilege_is_tagged(void **state)
 	enter(&forms[0], &e);
 }
 
+/* Program and kernel take turns on a page: what one found makes room for the other's. */
+static void set_user(bool on)
+{
+	c->s.seg[SEG_SS].attr = (c->s.seg[SEG_SS].attr & ~(uint32_t)SEG_DPL) | (on ? SEG_DPL : 0);
+	cpu_update_mode(c);
+}
+
+static void take_turns(uint32_t expected)
+{
+	for (unsigned i = 0; i < 6; i++) {
+		set_user(i & 1);
+		assert_int_equal(word_at(VA), expected);
+	}
+	set_user(false);
+}
+
+static uint64_t walks(void)
+{
+	return atomic_load(&c->vcpu->stats.count[STAT_TLB_MISSES]);
+}
+
+static void test_victims(void **state)
+{
+	const struct form *m = &forms[0];
+	uint64_t before;
+
+	start_tlb(m);
+	c->s.cr4 |= CR4_PCIDE;
+	mmu_switch(c, true);
+	take_turns(1);
+	before = walks();
+	take_turns(1);
+	assert_int_equal(walks(), before);
+
+	remap(m, OTHER);
+	take_turns(1); /* stale, as it may be */
+	mmu_flush_page(c, VA);
+	take_turns(2);
+	remap(m, PA);
+	set_pcid(0, false);
+	take_turns(1);
+	remap(m, OTHER);
+	mmu_flush_all(c);
+	take_turns(2);
+
+	/* The kernel's view is not global: another address space has its own. */
+	remap(m, PA);
+	set_pcid(9, true);
+	take_turns(1);
+	remap(m, OTHER);
+	set_pcid(10, true);
+	take_turns(2);
+	set_pcid(9, true);
+	set_user(true);
+	assert_int_equal(word_at(VA), 1); /* kept */
+	set_user(false);
+	assert_int_equal(word_at(VA), 2); /* not that */
+}
+
+/* A page that has become code is not written to directly by those who come back, either. */
+static void test_victims_lose_writes(void **state)
+{
+	start_tlb(&forms[0]);
+	assert_true(access(MMU_WRITE, VA));
+	assert_int_equal(tlb_slot(c, VA)->write, tlb_key(c, VA, 4));
+	set_user(true);
+	assert_true(access(MMU_READ, VA));
+	mmu_downgrade_page(c, PA);
+	set_user(false);
+	assert_true(access(MMU_READ, VA));
+	assert_int_equal(tlb_slot(c, VA)->write, TLB_INVALID);
+	assert_true(access(MMU_WRITE, VA));
+	set_user(true);
+	assert_true(access(MMU_READ, VA));
+	codemap_mark(c, PA, 4);
+	mmu_downgrade_code(c);
+	set_user(false);
+	assert_true(access(MMU_READ, VA));
+	assert_int_equal(tlb_slot(c, VA)->write, TLB_INVALID);
+}
+
+/* A large page is flushed with all that stands in for it. */
+static void test_victims_of_large_pages(void **state)
+{
+	const struct form *m = &forms[1];
+
+	start_tlb(m);
+	take_turns(1);
+	put(m, m->leaf, get(m, m->leaf) & ~PTE_P);
+	mmu_flush_page(c, (VA & ~(MIB(2) - 1)) + MIB(2) - 1);
+	for (unsigned i = 0; i < 2; i++) {
+		set_user(i & 1);
+		assert_false(access(MMU_READ, VA));
+	}
+	set_user(false);
+}
+
 /* Reads leave no right to write behind: the dirty flag must be set by the first write. */
 static void test_dirty_after_read(void **state)
 {
@@ -682,6 +780,9 @@ int main(void)
 		T(test_invpcid),
 		T(test_contexts_wrap),
 		T(test_privilege_is_tagged),
+		T(test_victims),
+		T(test_victims_lose_writes),
+		T(test_victims_of_large_pages),
 		T(test_dirty_after_read),
 		T(test_crossing),
 		T(test_crossing_fault),

@@ -14,8 +14,10 @@
  * not global are logged, and dropped when CR3 changes or is loaded again.
  *
  * The TLB is direct-mapped by address alone, so INVLPG clears one slot whatever the
- * ASID. Entries of 4 KiB stand in for large pages; two small filters say whether an
- * INVLPG may hit one, and then its whole range of slots is looked through.
+ * ASID. What another ASID takes the slot of is kept in a small set for that address, since
+ * it will be wanted again: a kernel and its programs, or two processes of one program,
+ * take turns on the same pages. Entries of 4 KiB stand in for large pages; two small filters say
+ * whether an INVLPG may hit one, and then its whole range of slots is looked through.
  */
 #include "cpu/mmu.h"
 
@@ -54,6 +56,9 @@ enum priv {
 
 #define LOG_MAX 512
 
+#define VICTIM_SETS 128
+#define VICTIM_WAYS 4
+
 #define LARGE_SHIFT 22 /* the filter's grain: one 4 MiB or two 2 MiB pages */
 #define HUGE_SHIFT  30
 #define LARGE_BITS  1024
@@ -68,6 +73,13 @@ struct paging {
 	uint64_t reserved_table[5], reserved_page[5];
 };
 
+/* An entry that had to leave its slot. Only one whose read tag is valid. */
+struct victim {
+	struct tlb_entry e;
+	uint64_t page;  /* as in mmu->page */
+	uint64_t epoch; /* of what has been logged: it is good for no other. 0: for all */
+};
+
 struct mmu {
 	struct paging paging;
 	uint64_t pdpte[4];
@@ -77,6 +89,10 @@ struct mmu {
 	unsigned nr_logged;   /* LOG_MAX + 1: too many */
 	bool jumps_logged;    /* the jump cache has some off global pages */
 	uint16_t log[LOG_MAX];
+	uint64_t in_log[TLB_ENTRIES / 64]; /* slots, so that none is there twice */
+	uint64_t epoch;                    /* of what has been logged */
+	struct victim victim[VICTIM_SETS * VICTIM_WAYS];
+	uint8_t next_way;
 	uint64_t huge_seen;
 	uint64_t large_seen[LARGE_BITS / 64];
 	uint16_t context[PCIDS];    /* below floor: none yet */
@@ -131,18 +147,27 @@ static unsigned pcid_of(const struct cpu *c)
 	return c->s.cr4 & CR4_PCIDE ? c->s.cr3 & (PCIDS - 1) : 0;
 }
 
+static void clear_log(struct mmu *m)
+{
+	for (unsigned i = 0; i < MIN(m->nr_logged, (unsigned)LOG_MAX); i++)
+		m->in_log[m->log[i] / 64] = 0;
+	m->nr_logged = 0;
+	m->epoch++;
+}
+
 static void tlb_clear(struct cpu *c)
 {
 	struct mmu *m = c->mmu;
 
 	xlat_outside(c);
 	memset(c->tlb, 0xff, TLB_ENTRIES * sizeof(*c->tlb)); /* TLB_INVALID */
+	memset(m->victim, 0xff, sizeof(m->victim));
 	memset(m->context, 0, sizeof(m->context));
 	memset(m->large_seen, 0, sizeof(m->large_seen));
 	m->huge_seen = 0;
 	m->next = m->floor = 1;
 	m->super = 0;
-	m->nr_logged = 0;
+	clear_log(m);
 	xlat_asids_reused(c);
 }
 
@@ -182,6 +207,11 @@ static void entry_drop(struct tlb_entry *e)
 	e->read = e->write = e->exec = TLB_INVALID;
 }
 
+static bool is_users(uint64_t tag)
+{
+	return tag != TLB_INVALID && (tag & ~PAGE_MASK) % PRIVS == PRIV_USER;
+}
+
 /* The address space is another one: what supervisors saw of the last one goes. */
 static void drop_logged(struct cpu *c)
 {
@@ -191,8 +221,9 @@ static void drop_logged(struct cpu *c)
 	if (m->nr_logged > LOG_MAX)
 		m->super = 0;
 	for (unsigned i = 0; i < MIN(m->nr_logged, (unsigned)LOG_MAX); i++)
-		entry_drop(&c->tlb[m->log[i]]);
-	m->nr_logged = 0;
+		if (!is_users(c->tlb[m->log[i]].read)) /* it has taken the slot since */
+			entry_drop(&c->tlb[m->log[i]]);
+	clear_log(m);
 	m->cr3 = c->s.cr3;
 	if (m->jumps_logged)
 		xlat_asids_reused(c);
@@ -201,8 +232,12 @@ static void drop_logged(struct cpu *c)
 
 static void log_slot(struct mmu *m, unsigned slot)
 {
-	if (m->nr_logged < LOG_MAX)
+	if (m->in_log[slot / 64] & BIT64(slot % 64))
+		return;
+	if (m->nr_logged < LOG_MAX) {
 		m->log[m->nr_logged] = (uint16_t)slot;
+		m->in_log[slot / 64] |= BIT64(slot % 64);
+	}
 	if (m->nr_logged <= LOG_MAX)
 		m->nr_logged++;
 }
@@ -305,6 +340,71 @@ static void load_pdptes(struct cpu *c)
 	}
 }
 
+/* --- victims ------------------------------------------------------------------ */
+
+static struct victim *victim_set(struct mmu *m, uint64_t gva)
+{
+	return &m->victim[(gva >> PAGE_SHIFT) % VICTIM_SETS * VICTIM_WAYS];
+}
+
+/* What is in @slot. */
+static struct victim victim_of(const struct cpu *c, unsigned slot)
+{
+	const struct tlb_entry *e = &c->tlb[slot];
+	const struct mmu *m = c->mmu;
+	bool logged = !is_users(e->read) && (m->in_log[slot / 64] & BIT64(slot % 64));
+
+	return (struct victim){ *e, m->page[slot], logged ? m->epoch : 0 };
+}
+
+/* The entry in @slot makes room for another. */
+static void victim_keep(struct cpu *c, unsigned slot)
+{
+	uint64_t tag = c->tlb[slot].read;
+
+	if (tag != TLB_INVALID)
+		victim_set(c->mmu, tag)[c->mmu->next_way++ % VICTIM_WAYS] = victim_of(c, slot);
+}
+
+/* If the slot of @gva had an entry for @tag, that changes places with what is there now. */
+static bool victim_back(struct cpu *c, uint64_t gva, uint64_t tag)
+{
+	unsigned slot = (unsigned)(tlb_slot(c, gva) - c->tlb);
+	struct victim *v = victim_set(c->mmu, gva), *end = v + VICTIM_WAYS, found;
+	struct mmu *m = c->mmu;
+
+	while (v < end && (v->e.read != tag || (v->epoch && v->epoch != m->epoch)))
+		v++;
+	if (v == end)
+		return false;
+	found = *v;
+	*v = victim_of(c, slot);
+	c->tlb[slot] = found.e;
+	m->page[slot] = found.page;
+	if (found.epoch) {
+		log_slot(m, slot);
+		m->jumps_logged |= found.e.exec != TLB_INVALID;
+	}
+	return true;
+}
+
+/* Whoever's they are. */
+static void victims_drop(struct cpu *c, uint64_t gva)
+{
+	struct victim *set = victim_set(c->mmu, gva);
+
+	for (unsigned i = 0; i < VICTIM_WAYS; i++)
+		if (!((set[i].e.read ^ gva) >> PAGE_SHIFT))
+			entry_drop(&set[i].e);
+}
+
+static void victims_drop_range(struct mmu *m, uint64_t gva, unsigned shift)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(m->victim); i++)
+		if (!((m->victim[i].e.read ^ gva) >> shift))
+			entry_drop(&m->victim[i].e);
+}
+
 /* --- flushes ------------------------------------------------------------------ */
 
 void mmu_switch(struct cpu *c, bool flush)
@@ -352,7 +452,7 @@ static void drop_range(struct cpu *c, uint64_t gva, unsigned shift)
 	uint64_t pages = MIN(1ull << (shift - PAGE_SHIFT), (uint64_t)TLB_ENTRIES);
 
 	xlat_asids_reused(c);
-
+	victims_drop_range(c->mmu, gva, shift);
 	for (uint64_t i = 0; i < pages; i++) {
 		struct tlb_entry *e = tlb_slot(c, first + (i << PAGE_SHIFT));
 
@@ -392,6 +492,7 @@ void mmu_flush_page(struct cpu *c, uint64_t gva)
 	uint64_t bit, *large = large_word(m, gva, &bit);
 
 	entry_drop(tlb_slot(c, gva));
+	victims_drop(c, gva);
 	xlat_page_flushed(c, gva);
 	if (m->huge_seen & BIT64(filter_bit(gva, HUGE_SHIFT, 64)))
 		drop_range(c, gva, HUGE_SHIFT);
@@ -425,6 +526,8 @@ void mmu_downgrade_code(struct cpu *c)
 		if (c->tlb[i].write != TLB_INVALID && codemap_is_code(map, c->mmu->page[i]))
 			c->tlb[i].write = TLB_INVALID;
 	}
+	for (unsigned i = 0; i < ARRAY_SIZE(c->mmu->victim); i++)
+		c->mmu->victim[i].e.write = TLB_INVALID;
 }
 
 /*
@@ -445,6 +548,12 @@ void mmu_downgrade_page(struct cpu *c, uint64_t gpa)
 		for (unsigned j = 0; j < 4; j++)
 			if (p[j] == gpa)
 				c->tlb[i + j].write = TLB_INVALID;
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(c->mmu->victim); i++) {
+		struct victim *v = &c->mmu->victim[i];
+
+		if (v->page == gpa)
+			v->e.write = TLB_INVALID;
 	}
 }
 
@@ -589,6 +698,8 @@ static void fill(struct cpu *c, uint64_t gva, const struct walk *w, unsigned can
 
 	if (debug_watches(c, page))
 		return;
+	if (e->read != tag)
+		victim_keep(c, (unsigned)(e - c->tlb));
 	c->mmu->page[e - c->tlb] = w->gpa & PAGE_MASK;
 	if (!w->global && p != PRIV_USER) {
 		log_slot(c->mmu, (unsigned)(e - c->tlb));
@@ -667,6 +778,8 @@ static bool resolve(struct cpu *c, uint64_t gva, enum mmu_access access, enum pr
 	bool found;
 
 	if (tlb_hit(c, gva, access, p, t))
+		return true;
+	if (victim_back(c, gva, (gva & PAGE_MASK) | asid_of(c, p)) && tlb_hit(c, gva, access, p, t))
 		return true;
 	before = vcpu_doing(c->vcpu, DOING_MMU);
 	found = resolve_walking(c, gva, access, p, t);
