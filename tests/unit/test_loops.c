@@ -357,9 +357,32 @@ static void test_random_loops(void **state)
 	assert_true(ended[0] && ended[1]);
 }
 
+/* A frame that lies across a page's end, again and again. */
+GUEST(frames,
+      "	mov $0x1f010, %esp\n mov $5000, %ecx\n"
+      "0:	call 1f\n dec %ecx\n jnz 0b\n hlt\n"
+      "1:	push %rax\n push %rbx\n push %rdx\n pop %rdx\n pop %rbx\n pop %rax\n ret\n");
+
+static void test_frames_across_pages(void **state)
+{
+	const struct vmm_config cfg = { .name = "frames" };
+	struct flat *f;
+
+	host = sim_create(NULL);
+	f = flat_create_as(&engine_soft, &host, 1, CLOCK_HOST, &cfg);
+	atomic_store(&f->vcpu->mode, VCPU_GUEST); /* it is told of code that has gone */
+	FLAT_RUN(f, frames);
+	assert_int_equal(f->exit.reason, EXIT_HALT);
+	assert_int_equal(f->vector, -1);
+	assert_in_range(stat_get(&f->vcpu->stats, STAT_BLOCKS), 1, 2500);
+	flat_destroy(f);
+	assert_int_equal(sim_destroy(&host), 0);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_random_loops) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_random_loops),
+					    cmocka_unit_test(test_frames_across_pages) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -218,6 +218,7 @@ struct cpu {
 		uint32_t no_fast_ring; /* SYSCALL and SYSRET are for C: see xlat_ring.c */
 		uint32_t waiting;      /* an interrupt or NMI is held back: STI has to look */
 		uint32_t tsc_trap;     /* not 0: RDTSC is for the interpreter */
+		uint32_t plain_exits;  /* look-ups for several accesses that failed */
 		uint32_t vec_live;     /* guest's vector registers are in the host's */
 	} x;
 	uint64_t jump_tag[XLAT_JUMPS]; /* RIP + x.jump_key */

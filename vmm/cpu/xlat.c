@@ -299,6 +299,7 @@ void xlat_forget_stale(struct cpu *c)
  * Less would be made good by the hits; counts that are not used up are dropped.
  */
 #define MISSES_ALLOWED 0x4000
+#define PLAIN_OFTEN    256u
 
 void xlat_count_misses(struct cpu *c)
 {
@@ -687,17 +688,14 @@ bool xlat_roams(const struct cpu *c, uint64_t gpa)
 }
 
 /*
- * The access at s.rip wants another page most of the time. Its code is made anew, asking the
- * TLB: that of the whole page, since what leads to a block cannot be found. Look-ups at
- * the head of blocks and loops stay: they serve several accesses, or many turns.
+ * The code of the access at s.rip is made anew, and will ask the TLB for it alone: that of
+ * the whole page, since what leads to a block cannot be found.
  */
-static void note_roaming(struct cpu *c)
+static void let_roam(struct cpu *c)
 {
 	uint64_t gpa, bit;
 	_Atomic uint64_t *word;
 
-	if (c->x.what & XWHAT_HEAD)
-		return;
 	if (!mmu_fetch(c, c->s.rip, &gpa)) {
 		c->fault.pending = false; /* found again by whoever executes it */
 		return;
@@ -706,6 +704,28 @@ static void note_roaming(struct cpu *c)
 	word = roams_word(c, gpa, &bit);
 	if (!(atomic_fetch_or(word, bit) & bit))
 		codemap_written(c->codemap, NULL, gpa, 1);
+}
+
+/*
+ * It wants another page most of the time. Look-ups at the head of blocks and loops stay: they
+ * serve several accesses, or many turns.
+ */
+static void note_roaming(struct cpu *c)
+{
+	if (!(c->x.what & XWHAT_HEAD))
+		let_roam(c);
+}
+
+/*
+ * A look-up for several accesses, as for a frame of the stack, has failed. Where that is often
+ * they lie across a page's end each time, and are better looked up one by one.
+ */
+static void note_plain(struct cpu *c)
+{
+	if (unlikely(++c->x.plain_exits >= PLAIN_OFTEN)) {
+		c->x.plain_exits = 0;
+		let_roam(c);
+	}
 }
 
 enum xlat_result xlat_run(struct cpu *c)
@@ -760,6 +780,7 @@ enum xlat_result xlat_run(struct cpu *c)
 				c->insns += xwhat_retired(c->x.what);
 			if (!(c->x.what & XWHAT_PLAIN))
 				return XLAT_INTERP;
+			note_plain(c);
 			b = xblock_get(c, true, 0);
 		}
 	}

@@ -674,7 +674,7 @@ static bool group_takes(const struct groups *s, const struct group *p, int32_t l
 {
 	const struct access *a = p->leader;
 
-	if (MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX)
+	if (MAX(hi, p->hi) - MIN(lo, p->lo) > RANGE_MAX || site_roams(s->g, p->at))
 		return false;
 	/* What may not be executed shall not make the look-up fail: the stack is known. */
 	if (p->apart && ((write && !a->write) ||
