@@ -59,7 +59,7 @@ static inline void build(unsigned vcpus)
 	vm->nr_vcpus = vcpus;
 	vm->vcpu = calloc(vcpus, sizeof(*vm->vcpu));
 	for (unsigned i = 0; i < vcpus; i++) {
-		vm->vcpu[i] = zalloc(sizeof(struct vcpu));
+		vm->vcpu[i] = zalloc(vcpu_bytes(vm->engine));
 		vm->vcpu[i]->vm = vm;
 		vm->vcpu[i]->id = i;
 		vm->vcpu[i]->apic_id = vm->topo.vcpu[i].apic_id;

@@ -201,7 +201,7 @@ struct cpu {
 		/* How often another page was wanted; carries when that is too often. */
 		uint16_t page_misses[2 * XPAGES];
 		uint64_t slot[8]; /* what a block adds to addresses; see xlat_decode.c */
-		uint64_t loop_begin, loop_span; /* see xlat_loop.c */
+		uint64_t loop_limit;   /* see xlat_loop.c */
 		uint64_t tsc_add;      /* host's TSC + tsc_add is the guest's, unless tsc_trap */
 		uint64_t saved;        /* across an access, where r10 and r11 are taken */
 		uint64_t host_rsp;     /* while translated code runs */

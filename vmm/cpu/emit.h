@@ -31,7 +31,17 @@ enum hreg {
 };
 
 /* Condition codes as in 0F 8x. */
-enum hcond { CC_B = 2, CC_AE = 3, CC_Z = 4, CC_NZ = 5, CC_BE = 6, CC_A = 7 };
+enum hcond {
+	CC_NO = 1,
+	CC_B = 2,
+	CC_AE = 3,
+	CC_Z = 4,
+	CC_NZ = 5,
+	CC_BE = 6,
+	CC_A = 7,
+	CC_L = 12,
+	CC_G = 15
+};
 
 struct emit {
 	uint8_t *p; /* where to write next */
@@ -77,6 +87,13 @@ static inline void emit_rr(struct emit *e, bool w, unsigned op, unsigned reg, un
 	emit_rex(e, w, reg, 0, rm);
 	emit_u8(e, op);
 	emit_u8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+}
+
+/* imul dst, src, imm */
+static inline void emit_mul_imm(struct emit *e, bool w, unsigned dst, unsigned src, uint32_t imm)
+{
+	emit_rr(e, w, 0x69, dst, src);
+	emit_u32(e, imm);
 }
 
 /* op reg, %gs:[disp] */

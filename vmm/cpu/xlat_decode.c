@@ -953,22 +953,23 @@ struct taken {
 	uint64_t any[(2 * XPAGES + 63) / 64], alone[(2 * XPAGES + 63) / 64];
 };
 
-static bool take_page(struct taken *t, const struct access *a)
+static bool take_page(struct taken *t, const struct access *a, bool alone)
 {
 	unsigned word = (unsigned)a->page / 64;
 	uint64_t bit = BIT64(a->page % 64);
 
-	if ((a->simple ? t->any : t->alone)[word] & bit)
+	if ((alone ? t->any : t->alone)[word] & bit)
 		return false;
 	t->any[word] |= bit;
-	if (a->simple)
+	if (alone)
 		t->alone[word] |= bit;
 	return true;
 }
 
 /*
  * Look-ups of a block that others of it follow may share their slots with none: in between
- * it has to stay what it is. No group survives a call.
+ * it has to stay what it is. Nor may those of a loop's head, which looks all of them up again
+ * until none has missed. No group survives a call.
  */
 static void part_pages(struct gen *g)
 {
@@ -982,12 +983,13 @@ static void part_pages(struct gen *g)
 			struct access *a = each[j];
 			int16_t first =
 				(int16_t)(bank(g) + PAGES_BY_PLACE + (a->write ? NR_PLACES : 0));
+			bool alone = a->simple || jumps_to_itself(g);
 			unsigned tries = 0;
 
-			if (a->leader || a->page < 0 || take_page(&taken, a))
+			if (a->leader || a->page < 0 || take_page(&taken, a, alone))
 				continue;
 			a->page = page_of_place(g, n, a->write);
-			while (!take_page(&taken, a) && ++tries < NR_PLACES)
+			while (!take_page(&taken, a, alone) && ++tries < NR_PLACES)
 				a->page = (int16_t)(first + (a->page - first + 1) % NR_PLACES);
 			if (tries == NR_PLACES)
 				a->page = -1;

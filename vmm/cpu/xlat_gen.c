@@ -205,8 +205,8 @@ void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct pla
  * The fast path, with the address in r11: index from the first byte, tag from the
  * last, one compare. Leaves what to add to the address in r11.
  */
-static void emit_probe(struct gen *g, struct insn *n, const struct access *a, unsigned bytes,
-		       bool write, uint8_t *retry)
+void xgen_probe(struct gen *g, struct insn *n, const struct access *a, unsigned bytes, bool write,
+		uint8_t *retry)
 {
 	struct emit *e = g->e;
 	struct cold *k = xgen_cold(g, COLD_FILL);
@@ -239,6 +239,14 @@ static void emit_probe(struct gen *g, struct insn *n, const struct access *a, un
 		     CPU_OFF(tlb_entries) + (int32_t)offsetof(struct tlb_entry, addend));
 }
 
+/* A slot is about to have another page. */
+static void forget_rip_page(struct gen *g, int16_t page)
+{
+	for (unsigned i = 0; i < g->nr_rip_pages; i++)
+		if (g->rip_page[i].page == page)
+			g->rip_page[i] = g->rip_page[--g->nr_rip_pages];
+}
+
 /*
  * The faster path, with the address in @addr: is it in the page that was last seen here?
  * @scratch may be @addr, which is then lost.
@@ -249,6 +257,7 @@ void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int1
 	struct emit *e = g->e;
 	struct cold *k = xgen_cold(g, COLD_PAGE);
 
+	forget_rip_page(g, page);
 	emit_mov(e, scratch, addr);
 	emit_gs(e, true, 0x2b, scratch, CPU_OFF(x.page) + 8 * page); /* sub */
 	emit_alu_imm(e, true, ALU_CMP, scratch, (uint32_t)(PAGE_SIZE - bytes));
@@ -263,16 +272,21 @@ void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int1
 }
 
 /* Where a leader has left what to add. */
-static int32_t slot_off(const struct access *a)
+static int32_t slot_off(const struct gen *g, const struct access *a)
 {
-	return a->page >= 0 && !a->hoist ? xaddend_off(a->page) : xslot_off(a);
+	if (a->hoist)
+		return xloop_addend(g, a);
+	return a->page >= 0 ? xaddend_off(a->page) : xslot_off(a);
 }
 
 /* The word at @off into r11, unless it is there. */
 void xgen_hold(struct gen *g, int32_t off)
 {
-	if (g->held != off)
+	if (g->held != off) {
 		emit_gs_load(g->e, S2, off);
+		g->loop.fresh = false;
+	}
+	g->loop.holds |= g->loop.fresh;
 	g->held = off;
 }
 
@@ -293,7 +307,7 @@ static struct place emit_simple(struct gen *g, struct insn *n, const struct acce
 	if (a->hoist)
 		return xloop_place(g, n, a);
 	if (is_ready(a)) {
-		xgen_hold(g, a->leader ? slot_off(a->leader) : xaddend_off(a->page));
+		xgen_hold(g, a->leader ? slot_off(g, a->leader) : xaddend_off(a->page));
 		return (struct place){ (uint8_t)base, S2, 0, disp };
 	}
 	g->held = 0;
@@ -305,13 +319,83 @@ static struct place emit_simple(struct gen *g, struct insn *n, const struct acce
 		xgen_page_check(g, n, a, a->page, a->bytes, a->write, S2, S2, retry);
 		xgen_hold(g, xaddend_off(a->page));
 	} else {
-		emit_probe(g, n, a, a->bytes, a->write, retry);
+		xgen_probe(g, n, a, a->bytes, a->write, retry);
 		if (a->leads) {
-			emit_gs_store(e, S2, slot_off(a));
-			g->held = slot_off(a);
+			emit_gs_store(e, S2, slot_off(g, a));
+			g->held = slot_off(g, a);
 		}
 	}
 	return (struct place){ (uint8_t)base, S2, 0, disp };
+}
+
+/* Is the operand relative to RIP, and all of it in one page? Then where is it in which? */
+bool xgen_rip_relative(const struct insn *n, int32_t *off)
+{
+	const ZydisDecodedOperand *p = &n->operand[n->mem];
+	int64_t at = p->mem.disp.value + n->off + n->z.length;
+
+	*off = (int32_t)at;
+	return p->mem.base == ZYDIS_REGISTER_RIP && n->z.address_width == 64 &&
+	       p->mem.index == ZYDIS_REGISTER_NONE && p->mem.segment != ZYDIS_REGISTER_FS &&
+	       p->mem.segment != ZYDIS_REGISTER_GS && at == (int32_t)at &&
+	       ((unsigned)at & (PAGE_SIZE - 1)) + p->size / 8u <= PAGE_SIZE;
+}
+
+static bool has_rip_page(const struct gen *g, int16_t page, int32_t delta)
+{
+	for (unsigned i = 0; i < g->nr_rip_pages; i++)
+		if (g->rip_page[i].page == page && g->rip_page[i].delta == delta)
+			return true;
+	return false;
+}
+
+/* Is it the page that was last seen there? Its address says all, and is the same each time. */
+static void ask_rip_page(struct gen *g, struct insn *n, int32_t delta, unsigned bytes, bool write)
+{
+	struct emit *e = g->e;
+	uint8_t *retry;
+	struct cold *k;
+
+	xgen_spill_flags(g, n->live_in);
+	g->held = 0;
+	retry = e->p;
+	xtally_begin(g->x, XTALLY_HOT);
+	k = xgen_cold(g, COLD_PAGE);
+	xgen_rip(g, S2, delta);
+	emit_gs(e, true, 0x3b, S2, CPU_OFF(x.page) + 8 * n->at.page); /* cmp */
+	k->from = emit_jcc(e, CC_NZ, 0);
+	xtally_begin(g->x, XTALLY_HOT);
+	k->back = (uint64_t)((int64_t)(uintptr_t)retry + e->rx);
+	k->insn = n;
+	k->access = &n->at;
+	k->write = write;
+	k->bytes = (uint16_t)bytes;
+	k->page = n->at.page;
+	forget_rip_page(g, n->at.page);
+	if (g->nr_rip_pages < ARRAY_SIZE(g->rip_page))
+		g->rip_page[g->nr_rip_pages++] = (struct rip_page){ n->at.page, delta };
+}
+
+/*
+ * The code's own page begins where pages begin, so that which operands share one is known
+ * beforehand. What r11 has for them: what the page adds, and block_rip.
+ */
+static struct place emit_rip_relative(struct gen *g, struct insn *n, int32_t off, bool write)
+{
+	int32_t delta = off & (int32_t)PAGE_MASK, sum = -xaddend_off(n->at.page);
+	struct place at = { S2, H_NONE, 0, off };
+	struct emit *e = g->e;
+
+	if (!has_rip_page(g, n->at.page, delta))
+		ask_rip_page(g, n, delta, n->operand[n->mem].size / 8u, write);
+	else if (g->held == sum)
+		return at;
+	xgen_spill_flags(g, n->live_in);
+	emit_gs_load(e, S2, xaddend_off(n->at.page));
+	emit_gs(e, true, 0x03, S2, CPU_OFF(block_rip)); /* add */
+	g->loop.fresh = false;
+	g->held = sum;
+	return at;
 }
 
 /*
@@ -361,11 +445,14 @@ struct place xgen_operand(struct gen *g, struct insn *n, bool write)
 	unsigned bytes = n->operand[n->mem].size / 8u;
 	bool parts = parts_add_up(n);
 	uint8_t *retry;
+	int32_t off;
 
 	if (n->at.simple)
 		return emit_simple(g, n, &n->at);
 	if (n->at.hoist)
 		return xloop_place(g, n, &n->at);
+	if (n->at.page >= 0 && xgen_rip_relative(n, &off))
+		return emit_rip_relative(g, n, off, write);
 	g->held = 0;
 	xgen_spill_flags(g, n->live_in);
 	retry = g->e->p;
@@ -380,7 +467,7 @@ struct place xgen_operand(struct gen *g, struct insn *n, bool write)
 		emit_gs(g->e, true, 0x03, S2, xaddend_off(n->at.page)); /* add */
 		return (struct place){ S2, H_NONE, 0, 0 };
 	}
-	emit_probe(g, n, NULL, bytes, write, retry);
+	xgen_probe(g, n, NULL, bytes, write, retry);
 	if (parts)
 		return add_base(g, n);
 	xgen_address(g, n, S1, H_NONE);
@@ -396,11 +483,20 @@ struct place xgen_stack(struct gen *g, struct insn *n)
 /* --- instructions that keep their form ----------------------------------------------------- */
 
 /* Once a block: nothing in it takes the vector registers away again. */
-void xgen_vec_gate(struct gen *g)
+void xgen_vec_gate(struct gen *g, unsigned live)
 {
+	struct cold *k;
+
 	if (g->vec_live)
 		return;
-	emit_gs(g->e, false, 0xff, 2, CPU_OFF(x.vec_gate));
+	if (g->flags == FLAGS_HOST && live) {
+		emit_gs(g->e, false, 0xff, 2, CPU_OFF(x.vec_gate)); /* call: touches none */
+	} else {
+		emit_gs(g->e, false, 0x83, 7, CPU_OFF(x.vec_live)); /* cmp dword, 0 */
+		emit_u8(g->e, 0);
+		k = xgen_cold_if(g, COLD_VEC, CC_Z);
+		k->back = emit_here(g->e);
+	}
 	g->vec_live = true;
 	g->held = 0;
 }
@@ -487,7 +583,7 @@ static bool emit_plain(struct gen *g, struct insn *n)
 		return false;
 
 	if (n->vec)
-		xgen_vec_gate(g);
+		xgen_vec_gate(g, n->live_in);
 	if (n->mem >= 0) {
 		struct place at =
 			xgen_operand(g, n,
@@ -588,7 +684,7 @@ static bool emit_opreg_insn(struct gen *g, struct insn *n)
 	if (n->mem >= 0)
 		return false;
 	if (n->vec)
-		xgen_vec_gate(g);
+		xgen_vec_gate(g, n->live_in);
 	want_flags(g, n);
 	g->mark[g->b->nr_marks - 1].flags = (uint8_t)g->flags;
 	if (!p || xlat_is_high_byte(p->reg.value) || gpr == OP_NO_REG) {
@@ -617,6 +713,8 @@ static bool emit_lea_insn(struct gen *g, struct insn *n)
 		g->held = 0;
 	if (p->mem.disp.value != (int32_t)p->mem.disp.value)
 		return false;
+	if (dst != S2 && p->mem.base == ZYDIS_REGISTER_RIP && n->z.operand_width == 64)
+		return xgen_address(g, &flat, dst, H_NONE);
 	/* The destination may be the index: not to be written early. */
 	if (dst != S2 &&
 	    (p->mem.base == ZYDIS_REGISTER_RIP ||
@@ -731,8 +829,7 @@ static bool emit_rep(struct gen *g, struct insn *n)
 
 	xgen_spill_flags(g, n->live_in);
 	emit_gs_imm32(g->e, CPU_OFF(x.what), xwhat(n->off, xgen_retired(g)));
-	emit_mov_imm(g->e, S1, shift);
-	emit_call(g->e, g->x->tramp.rep[stores]);
+	emit_call(g->e, g->x->tramp.rep[stores][shift]);
 	return true;
 }
 
@@ -821,6 +918,12 @@ static void cold_stale(struct gen *g)
 	xgen_exit(g, XEXIT_STALE, g->number);
 }
 
+static void cold_vec(struct gen *g, const struct cold *k)
+{
+	emit_gs(g->e, false, 0xff, 2, CPU_OFF(x.vec_gate));
+	emit_jmp(g->e, k->back);
+}
+
 static void emit_cold(struct gen *g)
 {
 	static const uint8_t tally[] = {
@@ -830,6 +933,7 @@ static void emit_cold(struct gen *g)
 		[COLD_CALL] = XTALLY_LEAVE,    [COLD_RETURN] = XTALLY_LOOKUP,
 		[COLD_BLOCK_RIP] = XTALLY_HOT, [COLD_INTERP] = XTALLY_LEAVE,
 		[COLD_ATTEND] = XTALLY_LEAVE,  [COLD_STALE] = XTALLY_LEAVE,
+		[COLD_VEC] = XTALLY_HOT,
 	};
 	unsigned i;
 
@@ -846,6 +950,8 @@ static void emit_cold(struct gen *g)
 			xgen_exit(g, XEXIT_INTERP, xwhat((unsigned)k->target, 0));
 		else if (k->kind == COLD_STALE)
 			cold_stale(g);
+		else if (k->kind == COLD_VEC)
+			cold_vec(g, k);
 		else if (k->kind == COLD_ATTEND)
 			xgen_exit(g, XEXIT_ATTEND_AT, xwhat(g->insn[0].off, 0));
 		else
@@ -1058,7 +1164,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, uint64_t page_gpa)
 	g->vec_live = false;
 	g->held = g->sp_lag = 0;
 	g->loop = (struct loop){ .on = false };
-	g->index = g->counted = g->nr_edges = 0;
+	g->index = g->counted = g->nr_edges = g->nr_rip_pages = 0;
 	end = xlat_decode(g, page_gpa);
 	if (!xlat_room(g->x, g->nr_insns, &g->number))
 		return false;

@@ -101,7 +101,8 @@ enum cold_kind {
 	COLD_STALE,
 	COLD_CALL,
 	COLD_RETURN,
-	COLD_BLOCK_RIP
+	COLD_BLOCK_RIP,
+	COLD_VEC
 };
 
 /* Something to emit after the hot code. */
@@ -134,7 +135,10 @@ struct loop {
 	uint8_t counter; /* a register that moves, or OP_NO_REG */
 	int32_t step;    /* by so much each time, */
 	int32_t stride;  /* and the access that it belongs to, by so much */
+	bool by_base;    /* which is at [counter + constant]: an address, not just a number */
 	uint64_t body;   /* where to go on while all pages are the same */
+	bool fresh;      /* nobody has used r11 otherwise than the body found it, */
+	bool holds;      /* and somebody has used that */
 	struct hoisted {
 		struct insn *n;
 		struct access *a;
@@ -155,6 +159,11 @@ struct gen {
 	unsigned nr_edges;
 	enum flags_at flags;
 	bool vec_live;
+	struct rip_page { /* asked for in this block by an address relative to RIP */
+		int16_t page;
+		int32_t delta; /* from the page that is being executed */
+	} rip_page[4];
+	uint8_t nr_rip_pages;
 	int32_t held;   /* what r11 has: the word at that place of struct cpu; 0: something else */
 	int32_t sp_lag; /* what the guest's RSP is beyond r15 */
 	struct loop loop;
@@ -206,10 +215,13 @@ void xgen_at(struct emit *e, bool w, unsigned op, unsigned reg, const struct pla
 struct cold *xgen_cold(struct gen *g, enum cold_kind kind);
 struct cold *xgen_cold_if(struct gen *g, enum cold_kind kind, unsigned cc); /* entered if @cc */
 bool xgen_address(struct gen *g, const struct insn *n, unsigned dst, unsigned other);
+void xgen_probe(struct gen *g, struct insn *n, const struct access *a, unsigned bytes, bool write,
+		uint8_t *retry);
 void xgen_page_check(struct gen *g, struct insn *n, const struct access *a, int16_t page,
 		     unsigned bytes, bool write, unsigned addr, unsigned scratch, uint8_t *retry);
-void xgen_vec_gate(struct gen *g);
+void xgen_vec_gate(struct gen *g, unsigned live); /* flags that are wanted later */
 void xgen_poll(struct gen *g);
+bool xgen_rip_relative(const struct insn *n, int32_t *off);
 bool xgen_address_is_simple(const struct insn *n);
 struct place xgen_operand(struct gen *g, struct insn *n, bool write);
 void xgen_save_flags(struct emit *e);
@@ -254,6 +266,7 @@ void xloop_head(struct gen *g);
 void xloop_back(struct gen *g);
 /* The operand or access of which xloop_head() has taken care. */
 struct place xloop_place(struct gen *g, const struct insn *n, const struct access *a);
+int32_t xloop_addend(const struct gen *g, const struct access *a); /* where the body has it */
 /*
  * Is the block a loop, and what of it can be looked up before? @moved: registers that
  * each turn moves by @delta, @unknown: those that get other values.

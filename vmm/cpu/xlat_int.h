@@ -131,11 +131,11 @@ struct xtramp {
 	uint64_t leave_saved;       /* they are there already */
 	uint64_t lookup;            /* the jump cache's slot r11 does not have the tag in r10 */
 	uint64_t attention, attend; /* is set, and x.why; and x.why is XEXIT_ATTEND */
-	uint64_t ret_miss; /* a return, its tag in r10, that is not what the stack's top says */
-	uint64_t fill[2];  /* by write: fill the TLB for r11 bytes at the address in r10 */
-	uint64_t page[2];  /* by write: the same, and page cache slot r11 >> 16, too */
-	uint64_t rep[2];   /* MOVS, STOS with elements of 1 << r10 bytes, as often as RCX says */
-	uint64_t system;   /* the system instruction that r10 points to, and on where it leads */
+	uint64_t ret_miss;  /* a return, its tag in r10, that is not what the stack's top says */
+	uint64_t fill[2];   /* by write: fill the TLB for r11 bytes at the address in r10 */
+	uint64_t page[2];   /* by write: the same, and page cache slot r11 >> 16, too */
+	uint64_t rep[2][4]; /* MOVS, STOS with elements of 1, 2, 4, 8 bytes, as often as RCX says */
+	uint64_t system;    /* the system instruction that r10 points to, and on where it leads */
 	uint64_t syscall, sysret; /* those that r11 points to, where nothing is unusual */
 	uint64_t jump;            /* to the RIP in r10, by the jump cache */
 	uint64_t called;          /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
@@ -261,10 +261,7 @@ bool xgen_block(struct cpu *c, struct xblock *b, uint64_t page_gpa);
 /* jump_slot() of the RIP in @rip. Clobbers flags. */
 static inline void emit_jump_slot(struct emit *e, unsigned dst, unsigned rip)
 {
-	emit_rex(e, false, dst, 0, rip); /* imul dst, rip, imm32 */
-	emit_u8(e, 0x69);
-	emit_u8(e, 0xc0 | (dst & 7) << 3 | (rip & 7));
-	emit_u32(e, XLAT_JUMPS_HASH);
+	emit_mul_imm(e, false, dst, rip, XLAT_JUMPS_HASH);
 	emit_shift(e, false, SHIFT_R, dst, 32 - XLAT_JUMPS_BITS);
 }
 

@@ -167,6 +167,7 @@ static void emit_return_point(struct gen *g, struct insn *n)
 	}
 	g->vec_live = false;
 	g->held = 0;
+	g->nr_rip_pages = 0;
 	if (g->c->icount)
 		xgen_stop(g, n->off + n->z.length);
 }

@@ -4,13 +4,13 @@
  * Where a loop's addresses stay or move by the same amount each time, they are looked
  * up before its body, which then accesses memory without a check. How far they may move
  * before one of them leaves its page is known as well: so far the body may run, and then
- * its addresses are looked up again. Instead of counting turns, the way back looks how far
- * a register has moved since.
+ * its addresses are looked up again. Instead of counting turns, the way back looks whether
+ * a register has moved that far.
  *
- *	head:	look up; x.loop_span = how far it may move; x.loop_begin = register
+ *	head:	look up; x.loop_limit = how far it may move
  *	body:	...
  *		jcc	out
- *		register - x.loop_begin <= x.loop_span: body
+ *		register < x.loop_limit: body
  *		attention? head
  *
  * A loop is one only if flags are dead at its begin. Attention waits for as many turns as
@@ -76,16 +76,22 @@ static unsigned magnitude(int32_t v)
 	return (unsigned)(v < 0 ? -v : v);
 }
 
-/* Strides have to be powers of two of each other: then rooms compare by shifts. */
+/* Is one of them the other times a power of two? Then rooms compare by shifts. */
+static bool same_but_for_shift(unsigned a, unsigned b)
+{
+	return a >> __builtin_ctz(a) == b >> __builtin_ctz(b);
+}
+
+/* Rooms for steps of other kinds are smaller than they could be: they should be some. */
 static bool stride_fits(const struct loop *l, int32_t stride)
 {
-	unsigned a = magnitude(stride), b = magnitude(l->stride);
+	unsigned a = magnitude(stride);
 
 	if (!stride)
 		return true;
-	if (a > PAGE_SIZE)
-		return false;
-	return l->counter == OP_NO_REG || (a >> __builtin_ctz(a)) == (b >> __builtin_ctz(b));
+	if (l->counter == OP_NO_REG || same_but_for_shift(a, magnitude(l->stride)))
+		return a <= PAGE_SIZE;
+	return a <= PAGE_SIZE / 8;
 }
 
 static void hoist(struct finder *f, struct insn *n, struct access *a, enum hoist how,
@@ -102,6 +108,7 @@ static void hoist(struct finder *f, struct insn *n, struct access *a, enum hoist
 		l->counter = (uint8_t)counter;
 		l->step = f->delta[counter];
 		l->stride = stride;
+		l->by_base = a->simple;
 	}
 }
 
@@ -175,14 +182,13 @@ static void emit_add_gpr(struct emit *e, ZydisRegister r, unsigned shift)
 		emit_lea(e, true, S2, S2, h, shift, 0);
 }
 
-/* What the body is to add, into its slot. */
+/* What the body is to add, into its slot, once what the page adds is in r11. */
 static void emit_slot(struct gen *g, const struct hoisted *h)
 {
 	const ZydisDecodedOperand *p = &h->n->operand[h->n->mem];
 	struct emit *e = g->e;
 	unsigned shift;
 
-	emit_gs_load(e, S2, xaddend_off(h->a->page));
 	if (!h->a->simple) {
 		shift = p->mem.scale ? (unsigned)__builtin_ctz(p->mem.scale) : 0;
 		if (h->a->hoist != HOIST_BASE)
@@ -201,34 +207,82 @@ static void emit_slot(struct gen *g, const struct hoisted *h)
 	emit_gs_store(e, S2, xslot_off(h->a));
 }
 
-/* Leaves the offset in its page in r11, keeps r10. */
-static void emit_look_up(struct gen *g, const struct hoisted *h, uint8_t *head)
+/* Into r11; keeps r10. */
+static void emit_hoisted_address(struct gen *g, const struct hoisted *h)
 {
-	struct emit *e = g->e;
-
 	if (h->a->simple) {
-		emit_lea(e, true, S2, xhome(h->a->base), H_NONE, 0, h->a->from_head);
-	} else {
-		xgen_address(g, h->n, S2, H_NONE);
-		if (h->a->from_head)
-			emit_lea(e, true, S2, S2, H_NONE, 0, h->a->from_head);
+		emit_lea(g->e, true, S2, xhome(h->a->base), H_NONE, 0, h->a->from_head);
+		return;
+	}
+	xgen_address(g, h->n, S2, H_NONE);
+	if (h->a->from_head)
+		emit_lea(g->e, true, S2, S2, H_NONE, 0, h->a->from_head);
+}
+
+/* So far apart that each look-up is likely to be for another page than the last one. */
+static bool strides_far(const struct hoisted *h)
+{
+	return magnitude(h->stride) >= PAGE_SIZE / 32;
+}
+
+/* Where the body finds what to add. Of plain accesses it is what their page adds. */
+static int32_t addend_of(const struct hoisted *h)
+{
+	return h->a->simple && !strides_far(h) ? xaddend_off(h->a->page) : xslot_off(h->a);
+}
+
+/* Of those the TLB is asked, before r10 is in use. */
+static void look_up_far(struct gen *g, const struct hoisted *h, uint8_t *head)
+{
+	emit_hoisted_address(g, h);
+	xgen_probe(g, h->n, h->a, h->a->bytes, h->a->write, head);
+	g->cold[g->nr_cold - 1].head = true;
+	emit_slot(g, h);
+}
+
+/* Leaves the offset in its page in r11, keeps r10. */
+static void look_up(struct gen *g, const struct hoisted *h, uint8_t *head)
+{
+	emit_hoisted_address(g, h);
+	if (strides_far(h)) {
+		emit_alu_imm(g->e, false, ALU_AND, S2, PAGE_SIZE - 1);
+		return;
 	}
 	xgen_page_check(g, h->n, h->a, h->a->page, h->a->bytes, h->a->write, S2, S2, head);
 	g->cold[g->nr_cold - 1].head = true;
 }
 
+/*
+ * The room in r11 for steps of @stride becomes that for the counter's, of @unit: as many steps,
+ * or fewer. The reciprocal is rounded up by less than a step's part of any room.
+ */
+static void emit_convert(struct emit *e, unsigned stride, unsigned unit)
+{
+	int by = __builtin_ctz(stride) - __builtin_ctz(unit);
+
+	if (same_but_for_shift(stride, unit)) {
+		if (by)
+			emit_shift(e, true, by > 0 ? SHIFT_R : SHIFT_L, S2, magnitude(by));
+	} else if (stride > unit) {
+		emit_mul_imm(e, true, S2, S2, (uint32_t)(((uint64_t)unit << 28) / stride + 1));
+		emit_shift(e, true, SHIFT_R, S2, 28);
+	} else {
+		by = 31 - __builtin_clz(unit / stride);
+		if (by)
+			emit_shift(e, true, SHIFT_L, S2, (unsigned)by);
+	}
+}
+
 /* The offset in r11 becomes the room that is left, in units of the counter's stride. */
 static void emit_room(struct gen *g, const struct hoisted *h)
 {
-	int by = __builtin_ctz(magnitude(h->stride)) - __builtin_ctz(magnitude(g->loop.stride));
 	struct emit *e = g->e;
 
 	if (h->stride > 0) {
 		emit_neg(e, S2);
 		emit_lea(e, true, S2, S2, H_NONE, 0, (int32_t)PAGE_SIZE - h->a->bytes);
 	}
-	if (by)
-		emit_shift(e, true, by > 0 ? SHIFT_R : SHIFT_L, S2, (unsigned)(by > 0 ? by : -by));
+	emit_convert(e, magnitude(h->stride), magnitude(g->loop.stride));
 }
 
 /* r10 = min(r10, r11) */
@@ -241,30 +295,72 @@ static void emit_min(struct emit *e)
 	emit_u8(e, 0xc0 | (S1 & 7) << 3 | (S2 & 7));
 }
 
-static void emit_span(struct gen *g)
+/*
+ * The room in r10 becomes the limit that the counter must not reach, nor jump over: as a
+ * signed number, which addresses do not overflow. Should it, the body runs just once.
+ */
+static void emit_limit(struct gen *g)
 {
 	const struct loop *l = &g->loop;
 	unsigned by = (unsigned)__builtin_ctz(magnitude(l->stride) / magnitude(l->step));
+	struct emit *e = g->e;
+	uint8_t *fits;
 
+	if (l->by_base) { /* canonical, as it has been looked up */
+		if (l->step < 0)
+			emit_neg(e, S1);
+		emit_lea(e, true, S1, S1, xhome(l->counter), 0, l->step > 0 ? 1 : -1);
+		emit_gs_store(e, S1, CPU_OFF(x.loop_limit));
+		return;
+	}
 	if (by)
-		emit_shift(g->e, true, SHIFT_R, S1, by);
-	emit_gs_store(g->e, S1, CPU_OFF(x.loop_span));
-	emit_gs_store(g->e, xhome(l->counter), CPU_OFF(x.loop_begin));
+		emit_shift(e, true, SHIFT_R, S1, by);
+	emit_lea(e, true, S1, S1, H_NONE, 0, (int32_t)magnitude(l->step) + 1);
+	if (l->step < 0)
+		emit_neg(e, S1);
+	emit_rr(e, true, 0x01, xhome(l->counter), S1); /* add */
+	fits = emit_jcc(e, CC_NO, 0);
+	emit_mov_imm(e, S1, (uint64_t)(l->step > 0 ? INT64_MIN : INT64_MAX) + (uint64_t)l->step);
+	emit_patch(e, fits, emit_here(e));
+	emit_lea(e, true, S1, S1, H_NONE, 0, -l->step);
+	emit_gs_store(e, S1, CPU_OFF(x.loop_limit));
 }
 
-void xloop_head(struct gen *g)
+/* The only access that moves, and the counter is its base: its page says it all. */
+static const struct hoisted *only_one(const struct loop *l)
+{
+	const struct hoisted *only = NULL;
+
+	for (unsigned i = 0; i < l->nr; i++) {
+		if (!l->hoisted[i].stride)
+			continue;
+		if (only)
+			return NULL;
+		only = &l->hoisted[i];
+	}
+	return only && l->by_base && !strides_far(only) ? only : NULL;
+}
+
+static void emit_limit_of(struct gen *g, const struct hoisted *h)
+{
+	int32_t room = h->stride > 0 ? (int32_t)PAGE_SIZE - h->a->bytes + 1 : -1;
+
+	emit_gs_load(g->e, S1, CPU_OFF(x.page) + 8 * h->a->page);
+	emit_lea(g->e, true, S1, S1, H_NONE, 0, room - h->a->from_head);
+	emit_gs_store(g->e, S1, CPU_OFF(x.loop_limit));
+}
+
+/* Looks up all that is near. Returns whether r10 has the least room of all. */
+static bool look_up_near(struct gen *g, const struct hoisted *only, uint8_t *head)
 {
 	const struct loop *l = &g->loop;
-	uint8_t *head = g->e->p;
 	bool first = true;
-	unsigned i;
 
-	xtally_begin(g->x, XTALLY_HOT);
-	for (i = 0; i < l->nr; i++) {
+	for (unsigned i = 0; i < l->nr; i++) {
 		const struct hoisted *h = &l->hoisted[i];
 
-		emit_look_up(g, h, head);
-		if (h->stride) {
+		look_up(g, h, head);
+		if (h->stride && !only) {
 			emit_room(g, h);
 			if (first)
 				emit_mov(g->e, S1, S2);
@@ -272,16 +368,39 @@ void xloop_head(struct gen *g)
 				emit_min(g->e);
 			first = false;
 		}
-		emit_slot(g, h);
+		if (!strides_far(h) && !h->a->simple) {
+			emit_gs_load(g->e, S2, xaddend_off(h->a->page));
+			emit_slot(g, h);
+		}
 	}
-	if (!first)
-		emit_span(g);
+	return !first;
+}
+
+void xloop_head(struct gen *g)
+{
+	const struct loop *l = &g->loop;
+	const struct hoisted *only = only_one(l);
+	uint8_t *head = g->e->p;
+	unsigned i;
+
+	xtally_begin(g->x, XTALLY_HOT);
+	for (i = 0; i < l->nr; i++)
+		if (strides_far(&l->hoisted[i]))
+			look_up_far(g, &l->hoisted[i], head);
+	if (look_up_near(g, only, head))
+		emit_limit(g);
+	if (only)
+		emit_limit_of(g, only);
 	for (i = 0; i < g->nr_insns; i++)
 		if (g->insn[i].vec)
 			break;
 	if (i < g->nr_insns)
-		xgen_vec_gate(g);
+		xgen_vec_gate(g, 0);
 	g->held = 0;
+	if (l->nr)
+		xgen_hold(g, addend_of(&l->hoisted[0]));
+	g->loop.fresh = true;
+	g->loop.holds = false;
 	g->loop.body = emit_here(g->e);
 	xtally_begin(g->x, XTALLY_HOT);
 }
@@ -293,6 +412,8 @@ void xloop_back(struct gen *g)
 	const struct loop *l = &g->loop;
 	struct emit *e = g->e;
 
+	if (l->holds)
+		xgen_hold(g, addend_of(&l->hoisted[0]));
 	if (l->counter == OP_NO_REG) {
 		emit_gs(e, false, 0x83, 7, CPU_ATTENTION_OFF); /* cmp dword, 0 */
 		emit_u8(e, 0);
@@ -301,17 +422,15 @@ void xloop_back(struct gen *g)
 		xgen_exit(g, XEXIT_ATTEND_AT, xwhat(g->insn[0].off, 0));
 		return;
 	}
-	if (l->step > 0) {
-		emit_mov(e, S1, xhome(l->counter));
-		emit_gs(e, true, 0x2b, S1, CPU_OFF(x.loop_begin)); /* sub */
-	} else {
-		emit_gs_load(e, S1, CPU_OFF(x.loop_begin));
-		emit_rr(e, true, 0x29, xhome(l->counter), S1); /* sub */
-	}
-	emit_gs(e, true, 0x3b, S1, CPU_OFF(x.loop_span)); /* cmp */
-	emit_jcc(e, CC_BE, l->body);
+	emit_gs(e, true, 0x3b, xhome(l->counter), CPU_OFF(x.loop_limit)); /* cmp */
+	emit_jcc(e, l->step > 0 ? CC_L : CC_G, l->body);
 	xtally_begin(g->x, XTALLY_HOT);
 	emit_jmp(e, g->b->enter_poll);
+}
+
+int32_t xloop_addend(const struct gen *g, const struct access *a)
+{
+	return addend_of(&g->loop.hoisted[a->slot]);
 }
 
 struct place xloop_place(struct gen *g, const struct insn *n, const struct access *a)
@@ -319,7 +438,7 @@ struct place xloop_place(struct gen *g, const struct insn *n, const struct acces
 	const ZydisDecodedOperand *p = &n->operand[n->mem];
 	uint8_t base, index;
 
-	xgen_hold(g, xslot_off(a));
+	xgen_hold(g, xloop_addend(g, a));
 	if (a->simple)
 		return (struct place){ (uint8_t)xhome(a->base), S2, 0, a->disp };
 	base = xlat_gpr(p->mem.base);

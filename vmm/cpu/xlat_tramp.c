@@ -305,17 +305,91 @@ static uint64_t make_fill(struct emit *e, const struct xtramp *t, enum mmu_acces
 	return here;
 }
 
+/* --- REP MOVS and STOS ------------------------------------------------------------------- */
+
+/*
+ * The page of all RCX elements from @gpr on: where it is, less where the guest has it, to
+ * r11. Returns the jump to take if the TLB does not have it, or not all of them.
+ */
+static uint8_t *look_up_run(struct emit *e, unsigned gpr, unsigned shift, size_t tag)
+{
+	emit_lea(e, true, H_R10, gpr, H_RCX, shift, -1);
+	emit_rr(e, false, 0x89, gpr, H_R11);
+	emit_alu_imm(e, true, ALU_AND, H_R10, (uint32_t)PAGE_MASK);
+	emit_shift(e, false, SHIFT_R, H_R11, PAGE_SHIFT - 5);
+	emit_gs(e, true, 0x0b, H_R10, CPU_OFF(asid));
+	emit_alu_imm(e, false, ALU_AND, H_R11, (TLB_ENTRIES - 1) * sizeof(struct tlb_entry));
+	emit_gs_base(e, true, 0x3b, H_R10, H_R11, CPU_OFF(tlb_entries) + (int32_t)tag);
+	return emit_jcc(e, CC_NZ, 0);
+}
+
+static void load_addend(struct emit *e, unsigned r)
+{
+	emit_gs_base(e, true, 0x8b, r, H_R11,
+		     CPU_OFF(tlb_entries) + (int32_t)offsetof(struct tlb_entry, addend));
+}
+
+/* rep movs or stos, with elements of 1 << @shift bytes */
+static void emit_rep(struct emit *e, bool stores, unsigned shift)
+{
+	emit_u8(e, 0xf3);
+	if (shift == 1)
+		emit_u8(e, 0x66);
+	if (shift == 3)
+		emit_u8(e, 0x48);
+	emit_u8(e, (stores ? 0xaa : 0xa4) | !!shift);
+}
+
+/* To C, if it is not one run upwards within a page or two that the TLB has. */
+static unsigned emit_short_rep(struct emit *e, bool stores, unsigned shift, uint8_t *no[4])
+{
+	unsigned n = 0;
+
+	emit_gs(e, false, 0xf6, 0, CPU_OFF(s.rflags) + 1); /* test byte */
+	emit_u8(e, RFLAGS_DF >> 8);
+	no[n++] = emit_jcc(e, CC_NZ, 0);
+	emit_lea(e, true, H_R11, H_RCX, H_NONE, 0, -1);
+	emit_alu_imm(e, true, ALU_CMP, H_R11, (uint32_t)(PAGE_SIZE >> shift) - 1);
+	no[n++] = emit_jcc(e, CC_A, 0);
+	if (!stores) {
+		no[n++] = look_up_run(e, H_RSI, shift, offsetof(struct tlb_entry, read));
+		load_addend(e, H_R10);
+		emit_gs_store(e, H_R10, CPU_OFF(x.saved));
+	}
+	no[n++] = look_up_run(e, H_RDI, shift, offsetof(struct tlb_entry, write));
+	load_addend(e, H_R11);
+	if (!stores) {
+		emit_gs_load(e, H_R10, CPU_OFF(x.saved));
+		emit_rr(e, true, 0x01, H_R10, H_RSI);
+	}
+	emit_rr(e, true, 0x01, H_R11, H_RDI);
+	emit_rep(e, stores, shift);
+	if (!stores)
+		emit_rr(e, true, 0x29, H_R10, H_RSI);
+	emit_rr(e, true, 0x29, H_R11, H_RDI);
+	emit_u8(e, 0xc3);
+	return n;
+}
+
 typedef enum xcall rep_fn(struct cpu *c, unsigned shift);
 
-/* Called with the size of elements in r10 and, in x.what, the place of the instruction. */
-static uint64_t make_rep(struct emit *e, const struct xtramp *t, rep_fn *fn)
+/* Called with the place of the instruction in x.what. */
+static uint64_t make_rep(struct emit *e, const struct xtramp *t, bool stores, unsigned shift)
 {
+	rep_fn *fn = stores ? xlat_rep_stos : xlat_rep_movs;
 	uint64_t here = emit_here(e);
+	uint8_t *no[4];
+	unsigned n = emit_short_rep(e, stores, shift, no);
 
+	while (n--)
+		emit_patch(e, no[n], emit_here(e));
+	emit_mov_imm(e, H_R10, shift);
 	call_c(e, t, (uint64_t)(uintptr_t)fn, 0);
 	return_from_c(e, t);
 	return here;
 }
+
+/* --- system instructions, pages ------------------------------------------------------------ */
 
 /* Jumped to, with the instruction in r10. */
 static void make_system(struct emit *e, struct xtramp *t)
@@ -418,8 +492,8 @@ void xtramp_make(struct xlat *x)
 	xring_make(x);
 	t->fill[0] = make_fill(e, t, MMU_READ);
 	t->fill[1] = make_fill(e, t, MMU_WRITE);
-	t->rep[0] = make_rep(e, t, xlat_rep_movs);
-	t->rep[1] = make_rep(e, t, xlat_rep_stos);
+	for (unsigned i = 0; i < 8; i++)
+		t->rep[i / 4][i % 4] = make_rep(e, t, i / 4, i % 4);
 	t->page[0] = make_page(e, x, MMU_READ);
 	t->page[1] = make_page(e, x, MMU_WRITE);
 }

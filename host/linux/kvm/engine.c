@@ -327,6 +327,7 @@ const struct engine_ops engine_kvm = {
 	.probe = kvm_probe,
 	.create = kvm_machine_create,
 	.destroy = kvm_machine_destroy,
+	.vcpu_bytes = sizeof(struct kvm_cpu),
 	.vcpu_create = kvm_vcpu_create,
 	.vcpu_destroy = kvm_vcpu_destroy,
 	.run = run,

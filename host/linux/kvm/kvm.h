@@ -97,7 +97,7 @@ struct kvm_machine {
 	_Atomic uint32_t debug_epoch; /* of points and steps */
 };
 
-/* vcpu->engine_data; the vCPU's thread, or anybody while it is parked. */
+/* vcpu->engine_data, behind the vCPU itself; the vCPU's thread, or anybody while it is parked. */
 struct kvm_cpu {
 	struct vcpu *vcpu;
 	struct kvm_machine *machine;

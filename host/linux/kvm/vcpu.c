@@ -128,14 +128,11 @@ static int set_up(struct kvm_cpu *c, const char **what)
 
 int kvm_vcpu_create(struct vcpu *v)
 {
-	const struct host *h = &v->vm->host;
 	struct kvm_machine *m = machine_of(v->vm);
-	struct kvm_cpu *c = h->ops->alloc(h->ctx, sizeof(*c), v->host_node);
+	struct kvm_cpu *c = (struct kvm_cpu *)(void *)(v + 1);
 	const char *what = "";
 	int err;
 
-	if (!c)
-		return -ENOMEM;
 	c->vcpu = v;
 	c->machine = m;
 	v->engine_data = c;
@@ -158,7 +155,6 @@ out:
 
 void kvm_vcpu_destroy(struct vcpu *v)
 {
-	const struct host *h = &v->vm->host;
 	struct kvm_cpu *c = kvm_cpu_of(v);
 
 	if (!c)
@@ -167,7 +163,6 @@ void kvm_vcpu_destroy(struct vcpu *v)
 		munmap(c->run, c->machine->run_bytes);
 	if (c->fd >= 0)
 		close(c->fd);
-	h->ops->free(h->ctx, c, sizeof(*c));
 	v->engine_data = NULL;
 }
 
