@@ -203,8 +203,9 @@ static void halt_deaf(void)
 			asm volatile("hlt" : : : "memory");
 			woken++;
 		}
-		let_interrupts_in();
+		sti();
 		wait_for(&pings[1], r);
+		cli();
 	}
 	for (uint64_t r = 1; cpu_index() == 0 && r <= last; r++) {
 		if (!wait_for(&round_of, r))

@@ -749,6 +749,9 @@ enum xlat_result xlat_run(struct cpu *c)
 			}
 			if (unlikely(x->counts && c->insns >= c->insns_stop))
 				return XLAT_ATTEND; /* before a fault of the next fetch */
+			/* Here as where jumps lead that need not ask: a window may be short. */
+			if (atomic_load_explicit(&c->vcpu->attention, memory_order_relaxed))
+				return XLAT_ATTEND;
 			stat_add(&c->vcpu->stats, STAT_LOOKUPS, 1);
 			b = xblock_get(c, false, 0);
 			break;
