@@ -31,11 +31,13 @@ GUEST(kernel, "mov %r14, %r11\n"
 GUEST(kernel32, "mov %r14, %r11\n"
 		"mov %r15, %rcx\n"
 		"sysretl\n");
-GUEST(user, "pushfq\n"
+GUEST(user, "rdtsc\n" /* not with CR4.TSD */
+	    "mov $0, %eax\n"
+	    "pushfq\n"
 	    "pop %rbx\n"
 	    "mov %cs, %edx\n"
 	    "mov %ss, %esi\n"
-	    "mov 0x200000, %edi\n"
+	    "mov 0x200001, %edi\n" /* not with AC */
 	    "syscall\n");
 GUEST(entry, "pushfq\n"
 	     "pop %r8\n"
