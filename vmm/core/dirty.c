@@ -35,7 +35,7 @@ int vmm_dirty_begin(struct vm *vm)
 	if (!vm->engine->dirty_log)
 		return -ENOTSUP;
 	if (!dirty)
-		dirty = calloc(words, sizeof(*dirty));
+		dirty = calloc(MAX(words, 1u), sizeof(*dirty));
 	if (!dirty)
 		return -ENOMEM;
 	for (size_t i = 0; i < words; i++)

@@ -98,7 +98,7 @@ static void prefault(struct kvm_cpu *c)
 	}
 	for (unsigned i = 0; i < vm->gmem.nr_slots; i++)
 		if (vm->gmem.slot[i].node == c->vcpu->guest_node &&
-		    prefault_part(c, &vm->gmem.slot[i], part, parts))
+		    prefault_part(c, &vm->gmem.slot[i], part, MAX(parts, 1u)))
 			return;
 }
 
