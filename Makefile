@@ -68,6 +68,7 @@ FUZZ_BIN := $(FUZZ_SRC:%.c=$B/%)
 REPLAY_BIN := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$B/tests/fuzz/replay_%)
 INITRD_BIN := $(INITRD_SRC:%.c=build/%)
 GUEST_BIN := $(GUEST_SRC:tests/guest/%.c=$G/%)
+CLI_TEST_BIN := build/tests/cli/threads build/tests/cli/slow_affinity.so
 
 .PHONY: all lib unit guests initrd kernel lab lab-parts check-lab bench-vcpu-create bench-machine deps demo demo-run run \
 	check check-run check-long soak boot-kernels lockstep gate gate-renew bench bench-engine bench-placement bench-memory \
@@ -223,7 +224,7 @@ run: all kernel initrd ## boot the stock kernel; ARGS="..." adds flags
 check: ## everything a change must pass; ends with "N passed, N failed"
 	@tools/install-deps
 	@$(MAKE) --no-print-directory check-run
-check-run: all unit guests initrd kernel build/tests/cli/threads $B/tests/lockstep/boot $B/tests/gate/gate
+check-run: all unit guests initrd kernel $(CLI_TEST_BIN) $B/tests/lockstep/boot $B/tests/gate/gate
 	@B=$B MODE=$(MODE) CC="$(CC)" tests/run $(TESTS)
 
 gate: $B/tests/gate/gate ## translated code against its committed instruction counts
@@ -270,6 +271,10 @@ build/tests/cli/threads: tests/cli/threads.c
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -static -pthread -o $@ $<
+build/tests/cli/%.so: tests/cli/%.c
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)gcc $(CSTD) -D_GNU_SOURCE -O2 $(WARN) -shared -fPIC -o $@ $<
 build/tests/lab/%: tests/lab/%.c
 	@mkdir -p $(@D)
 	$(call say,LD)

@@ -72,7 +72,7 @@ bound() # NAME-PATTERN COUNT: as many threads of such names are bound to one PU 
 	[ "$(affinities | grep -cE "^$1 [0-9]+\$")" = "$2" ]
 }
 
-cp "${manual%/docs/man/alcazar.1}/build/tests/cli/threads" . || exit 1
+cp "${manual%/docs/man/alcazar.1}"/build/tests/cli/{threads,slow_affinity.so} . || exit 1
 
 # --- words ---
 check "no command" gives 2 'pin_cores --help'
@@ -237,6 +237,15 @@ check "what is set stays" bash -c \
 check "memory where it is planned" gives 0 ' bind:' run --memory-policy bind --no-foreign -- \
 	cat /proc/self/numa_maps
 check "explained" gives 0 'alternatives:' run --explain --no-foreign -- true
+
+# The sanitizer wants to be loaded first, or be told that it need not.
+slowly()
+{
+	LD_PRELOAD=$work/slow_affinity.so ASAN_OPTIONS=${ASAN_OPTIONS:-}:verify_asan_link_order=0 "$@"
+}
+check "bound to one PU, however slowly it begins" slowly gives 0 '^bound to [0-9]+$' \
+	run --cpus 2 --no-foreign -- sh -c 'sleep 0.5
+	sed -n "s/^Cpus_allowed_list:[[:space:]]*/bound to /p" /proc/$$/status'
 
 : >ready
 "$pin_cores" run --cpus 2 --memory 8M --no-foreign -- ./threads 'w%d' 2 60 >ready 2>err &

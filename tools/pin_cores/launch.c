@@ -2,8 +2,9 @@
  * launch.c - `pin_cores run`: a command with as many threads as it has PUs, each bound to
  * one of them as it appears, and a claim in the ledger for as long as the command runs.
  *
- * The command is a child. It starts on all planned PUs; what it may do before it executes
- * (affinity, memory policy) is told through a pipe, as is the claim's being made.
+ * The command is a child. It starts on all planned PUs. Two pipes order the two: the child
+ * tells that affinity and memory policy are set, or why not; only then may its threads be
+ * bound (else it would undo that), the claim is made, and it is told to execute.
  */
 #include "follow.h"
 #include "host/linux/cmd/cmd.h"
@@ -63,7 +64,7 @@ struct launch {
 	char **argv; /* the command */
 	sigset_t old_mask, signals;
 	pid_t child;
-	int go[2], fault[2]; /* pipes: start now; a struct fault */
+	int go[2], fault[2]; /* pipes: execute now; a struct fault for each step of the child */
 	struct follow *follow;
 };
 
@@ -199,13 +200,12 @@ static void become(struct launch *l, const struct pin_options *o)
 	char c;
 
 	close(l->go[1]);
+	(void)!write(l->fault[1], &f, sizeof(f));
 	sigprocmask(SIG_SETMASK, &l->old_mask, NULL);
 	if (read(l->go[0], &c, 1) != 1)
-		_exit(STATUS_INTERNAL); /* the claim was refused, which the parent tells */
-	if (!f.what) {
-		execvp(l->argv[0], l->argv);
-		f = (struct fault){ FAULT_RUN, -errno };
-	}
+		_exit(STATUS_INTERNAL); /* the parent tells why */
+	execvp(l->argv[0], l->argv);
+	f = (struct fault){ FAULT_RUN, -errno };
 	(void)!write(l->fault[1], &f, sizeof(f));
 	_exit(STATUS_NOT_FOUND);
 }
@@ -274,6 +274,16 @@ static int supervise(struct launch *l)
 	}
 }
 
+/* Until the child is prepared. One that died before has told nothing; waitpid() will. */
+static int await_prepared(struct launch *l)
+{
+	struct fault f;
+
+	if (read(l->fault[0], &f, sizeof(f)) == sizeof(f) && f.what)
+		return not_executed(l, &f);
+	return 0;
+}
+
 static int status_of(const struct launch *l, int wstatus)
 {
 	struct fault f;
@@ -285,8 +295,10 @@ static int status_of(const struct launch *l, int wstatus)
 
 static int stay(struct launch *l, const struct pin_options *o)
 {
-	int status = make_claim(l, o), wstatus;
+	int status = await_prepared(l), wstatus;
 
+	if (!status)
+		status = make_claim(l, o);
 	placing_unlock(&l->placing);
 	if (!status && follow_start(&l->follow, &l->placing.plan, l->child))
 		status = internal_error("out of memory");
