@@ -728,6 +728,24 @@ static void note_plain(struct cpu *c)
 	}
 }
 
+bool xlat_find_plain(struct cpu *c)
+{
+	struct xblock *b;
+
+	c->s.rip = c->block_rip + xwhat_off(c->x.what);
+	note_plain(c);
+	xlat_forget_stale(c);
+	if (unlikely(!xcache_is_current(&c->xlat->seat)))
+		return false;
+	b = xblock_at_hand(c, true, 0);
+	if (unlikely(!b))
+		return false;
+	if (c->xlat->counts)
+		c->insns += xwhat_retired(c->x.what);
+	c->x.code = b->enter_mem;
+	return true;
+}
+
 enum xlat_result xlat_run(struct cpu *c)
 {
 	struct xlat *x = c->xlat;

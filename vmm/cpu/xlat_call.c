@@ -200,6 +200,8 @@ enum xcall xcall_missed(struct cpu *c, uint64_t gva, unsigned bytes)
 {
 	if (!is_its_fault(c, gva, bytes)) {
 		c->fault.pending = false; /* found again by whoever executes it */
+		if ((c->x.what & XWHAT_PLAIN) && xlat_find_plain(c))
+			return XCALL_CODE;
 		return leave(c, XEXIT_INTERP);
 	}
 	arrive(c);

@@ -138,7 +138,7 @@ struct xtramp {
 	uint64_t system;    /* the system instruction that r10 points to, and on where it leads */
 	uint64_t syscall, sysret; /* those that r11 points to, where nothing is unusual */
 	uint64_t jump;            /* to the RIP in r10, by the jump cache */
-	uint64_t called;          /* after C said XCALL_JUMP or XCALL_LEAVE, in eax */
+	uint64_t called;          /* after C said in eax anything but XCALL_BACK */
 	/* void (void) for C: vector registers to their image, without looking; and forgotten */
 	uint64_t park, copy, drop;
 	uint64_t vec_load, ret;
@@ -187,6 +187,11 @@ bool xlat_room(struct xlat *x, unsigned insns, unsigned *number);
 void xlat_prepare(struct cpu *c);
 /* The jump cache is told where s.rip leads. False: that is not known. */
 bool xlat_find_jump(struct cpu *c);
+/*
+ * The look-up for several accesses at x.what has failed: is there a block at hand that makes
+ * them one by one? Then x.code is where it begins.
+ */
+bool xlat_find_plain(struct cpu *c);
 /* After XEXIT_ATTEND and its kin: s.rip is where it goes on. */
 void xlat_set_rip(struct cpu *c);
 /* Misses of pages are counted from one look at attention to the next. */
@@ -207,7 +212,8 @@ void xlat_emit_rflags(struct emit *e, unsigned dst, unsigned other);
 enum xcall {
 	XCALL_LEAVE, /* x.why says why */
 	XCALL_BACK,  /* go on behind the call */
-	XCALL_JUMP   /* go on at s.rip */
+	XCALL_JUMP,  /* go on at s.rip */
+	XCALL_CODE   /* go on with the code at x.code */
 };
 
 /*

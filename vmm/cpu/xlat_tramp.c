@@ -213,19 +213,22 @@ static uint8_t *emit_jump_cache(struct emit *e)
 }
 
 /*
- * What comes after a function that says XCALL_JUMP or XCALL_LEAVE; the guest's registers
+ * What comes after a function that says anything but XCALL_BACK; the guest's registers
  * are in c->s. Where it leads attention is looked at. If the jump cache does not know that
  * but did lately, on to there; else C is asked.
  */
 static void make_called(struct emit *e, struct xtramp *t)
 {
-	uint8_t *miss, *none;
+	uint8_t *jump, *miss, *none;
 
 	t->called = emit_here(e);
 	emit_alu_imm(e, false, ALU_CMP, H_RAX, XCALL_JUMP);
-	emit_jcc(e, CC_NZ, t->leave_saved);
+	emit_jcc(e, CC_B, t->leave_saved);
 	emit_gs_load(e, H_RSP, CPU_OFF(x.return_sp));
 	load_guest(e);
+	jump = emit_jcc(e, CC_Z, 0);
+	emit_gs(e, false, 0xff, 4, CPU_OFF(x.code)); /* jmp */
+	emit_patch(e, jump, emit_here(e));
 	emit_gs_load(e, H_R10, CPU_OFF(s.rip));
 	t->jump = emit_here(e);
 	miss = emit_jump_cache(e);
