@@ -428,10 +428,18 @@ static void push_frame(uint64_t rip, uint64_t cs, uint64_t flags, uint64_t rsp, 
 	put64(STACK + 32, ss);
 }
 
+static bool at_hand; /* does the TLB have what IRET reads? */
+
 static int iret64(void)
 {
 	struct op o = { .size = 8 };
+	uint64_t v;
 
+	if (at_hand) {
+		assert_true(mmu_sys_read(c, GDT, &v, sizeof(v)));
+		assert_true(mmu_read_slow(c, STACK, &v, sizeof(v)));
+		assert_non_null(mmu_readable(c, STACK, 40));
+	}
 	return run(sys_iret, &o);
 }
 
@@ -499,6 +507,30 @@ static void test_iret_flags(void **state)
 		   0x9000, DATA3 | 3);
 	assert_int_equal(iret64(), -1);
 	assert_int_equal(cpu_rflags(c), RFLAGS_AC | RFLAGS_DF | 2);
+}
+
+/* Most are done by a shorter way, which shall come to the same. */
+static void test_iret_at_hand(void **state)
+{
+	at_hand = true;
+	test_iret_to_user(state);
+	test_iret_within_kernel(state);
+	test_iret_refuses(state);
+	test_iret_flags(state);
+	for (unsigned i = 0; i < 4; i++) {
+		bool same = i < 2;
+
+		start(MODE_64, 0);
+		put64(GDT + CODE0, desc(0x9b, 0xa) | (uint64_t)(i == 1) << 52); /* AVL: no matter */
+		put64(GDT + DATA0, desc(i == 2 ? 0x13 : 0x93, 0xc));            /* not present */
+		c->s.gdtr.limit = i == 3 ? DATA0 + 6 : 127;
+		push_frame(0x7000, CODE0, RFLAGS_CF | 2, 0x9000, DATA0);
+		assert_int_equal(iret64(), same ? -1 : fault_of(i == 2 ? EXC_SS : EXC_GP, DATA0));
+		assert_int_equal(c->s.rip, same ? 0x7000 : 0x4000);
+		assert_int_equal(c->s.gpr[RSP], same ? 0x9000 : STACK);
+		assert_int_equal(c->s.seg[SEG_SS].base, 0);
+	}
+	at_hand = false;
 }
 
 static void test_iret_same_level_32(void **state)
@@ -622,6 +654,7 @@ int main(void)
 		T(test_iret_within_kernel),
 		T(test_iret_refuses),
 		T(test_iret_flags),
+		T(test_iret_at_hand),
 		T(test_iret_same_level_32),
 		T(test_syscall),
 		T(test_sysenter),

@@ -372,6 +372,35 @@ static bool read_slots(struct cpu *c, unsigned size, unsigned from, unsigned to,
 	return true;
 }
 
+/* To flat 64-bit code, as nearly always. False: nothing has changed, and who looks closer knows. */
+static bool iret_flat(struct cpu *c)
+{
+	const uint8_t *frame = mmu_readable(c, c->s.gpr[RSP], 5 * 8);
+	struct far_target t = { .rip = 0 };
+	struct segment ss;
+	uint64_t mask;
+	uint16_t ss_sel;
+
+	if (!frame)
+		return false;
+	t.rip = guest_load_u64(frame);
+	t.cs.selector = guest_load_u16(frame + 8);
+	t.cpl = sel_rpl(t.cs.selector);
+	ss_sel = guest_load_u16(frame + 32);
+	if (t.cpl < c->cpl || !sys_canonical(t.rip) ||
+	    !seg_flat_at_hand(c, t.cs.selector, t.cpl, true, &t.cs))
+		return false;
+	if (sel_rpl(ss_sel) != t.cpl || !seg_flat_at_hand(c, ss_sel, t.cpl, false, &ss))
+		return false;
+	mask = sys_flags_mask(c, 8);
+	c->s.seg[SEG_SS] = ss;
+	c->s.gpr[RSP] = guest_load_u64(frame + 24);
+	return_to(c, &t);
+	iret_flags(c, guest_load_u64(frame + 16), mask, 8);
+	codemap_verify(c);
+	return true;
+}
+
 enum sys_result sys_iret(struct cpu *c, const struct op *o)
 {
 	struct far_target t = { .rip = 0 };
@@ -381,6 +410,8 @@ enum sys_result sys_iret(struct cpu *c, const struct op *o)
 
 	if (sys_protected(c) && (c->s.rflags & RFLAGS_NT))
 		return sys_gp(c, 0);
+	if (c->mode == MODE_64 && o->size == 8 && iret_flat(c))
+		return SYS_JUMP;
 	if (!read_slots(c, o->size, 0, 3, slot))
 		return SYS_FAULT;
 	if (!sys_protected(c))

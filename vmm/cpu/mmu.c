@@ -992,8 +992,15 @@ bool mmu_write_slow(struct cpu *c, uint64_t gva, const void *buf, unsigned bytes
 
 bool mmu_sys_read(struct cpu *c, uint64_t gva, void *buf, unsigned bytes)
 {
+	const uint8_t *at;
+
 	if (!sys_long_mode(c))
 		gva = (uint32_t)gva;
+	at = mmu_sys_readable(c, gva, bytes);
+	if (likely(at)) {
+		ram_read(buf, at, bytes);
+		return true;
+	}
 	return copy(c, gva, buf, bytes, MMU_READ, PRIV_SUPER, true);
 }
 
@@ -1006,10 +1013,17 @@ bool mmu_sys_write(struct cpu *c, uint64_t gva, const void *buf, unsigned bytes)
 
 bool mmu_push_frame(struct cpu *c, unsigned cpl, uint64_t gva, const void *buf, unsigned bytes)
 {
+	enum priv p = cpl == 3 ? PRIV_USER : PRIV_SUPER;
+	const struct tlb_entry *e;
+
 	if (!sys_long_mode(c))
 		gva = (uint32_t)gva;
-	return copy(c, gva, (void *)(uintptr_t)buf, bytes, MMU_WRITE,
-		    cpl == 3 ? PRIV_USER : PRIV_SUPER, true);
+	e = tlb_slot(c, gva);
+	if (likely(e->write == (((gva + bytes - 1) & PAGE_MASK) | asid_of(c, p)))) {
+		ram_write((uint8_t *)(uintptr_t)(gva + e->addend), buf, bytes);
+		return true;
+	}
+	return copy(c, gva, (void *)(uintptr_t)buf, bytes, MMU_WRITE, p, true);
 }
 
 /* --- read-modify-write ------------------------------------------------------------ */

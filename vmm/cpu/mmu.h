@@ -97,6 +97,23 @@ static inline uint64_t tlb_key(const struct cpu *c, uint64_t gva, unsigned bytes
 	return ((gva + bytes - 1) & PAGE_MASK) | c->asid;
 }
 
+/* Where the TLB has [gva, gva + bytes) for reading; NULL: it has not, or they cross a page. */
+static inline const uint8_t *mmu_readable(struct cpu *c, uint64_t gva, unsigned bytes)
+{
+	const struct tlb_entry *e = tlb_slot(c, gva);
+
+	return e->read == tlb_key(c, gva, bytes) ? (uint8_t *)(uintptr_t)(gva + e->addend) : NULL;
+}
+
+/* The same with supervisor rights, whatever the CPL. */
+static inline const uint8_t *mmu_sys_readable(struct cpu *c, uint64_t gva, unsigned bytes)
+{
+	const struct tlb_entry *e = tlb_slot(c, gva);
+	bool has = e->read == (((gva + bytes - 1) & PAGE_MASK) | c->asid_super);
+
+	return has ? (uint8_t *)(uintptr_t)(gva + e->addend) : NULL;
+}
+
 /*
  * Guest memory by host address, any alignment. Guests race on it, and the compiler
  * shall know nothing of it: one instruction each, untorn where aligned, in order.

@@ -118,6 +118,20 @@ struct segment seg_flat(uint16_t sel, unsigned dpl, bool code, bool long_mode)
 	return (struct segment){ .selector = sel, .attr = attr, .limit = UINT32_MAX };
 }
 
+bool seg_flat_at_hand(struct cpu *c, uint16_t sel, unsigned ring, bool code, struct segment *seg)
+{
+	uint64_t raw = code ? 0x00af9b000000ffff : 0x00cf93000000ffff, gva;
+	const uint8_t *at;
+
+	if (sel_is_null(sel) || (sel & 4) || !desc_address(c, sel, 0, &gva))
+		return false;
+	at = mmu_sys_readable(c, gva, sizeof(raw));
+	if (!at || guest_load_u64(at) != (raw | (uint64_t)ring << 45))
+		return false;
+	*seg = seg_flat(sel, ring, code, true);
+	return true;
+}
+
 bool seg_check_stack(struct cpu *c, uint16_t sel, unsigned cpl, uint8_t vector, struct segment *ss)
 {
 	if (sel_is_null(sel)) {

@@ -85,6 +85,11 @@ bool seg_check_stack(struct cpu *c, uint16_t sel, unsigned cpl, uint8_t vector, 
 struct segment seg_null_stack(unsigned cpl);
 /* A flat segment as SYSCALL and its kin make them. */
 struct segment seg_flat(uint16_t sel, unsigned dpl, bool code, bool long_mode);
+/*
+ * Is the one for 64-bit code of @ring, which has been used before, what the GDT has at @sel,
+ * and does the TLB know where? Otherwise desc_read() tells more.
+ */
+bool seg_flat_at_hand(struct cpu *c, uint16_t sel, unsigned ring, bool code, struct segment *seg);
 void seg_load_real(struct segment *s, uint16_t sel);
 
 /* The stack for @cpl in a 16- or 32-bit TSS: SS checked, not loaded. */
