@@ -172,9 +172,14 @@ static uint64_t rights(unsigned n)
 	return PTE_P | (n & 1 ? PTE_W : 0) | (n & 2 ? PTE_U : 0) | (n & 4 ? PTE_NX : 0);
 }
 
+static bool known; /* a walk to the next page has come by the same tables */
+
 static void check_marks(const struct form *m, bool allowed, enum mmu_access a)
 {
 	unsigned top = m->pae && !m->is_long ? 2 : top_level(m);
+
+	if (known)
+		top = m->leaf;
 
 	for (unsigned level = top; level >= m->leaf; level--)
 		assert_int_equal(!!(get(m, level) & PTE_A), allowed);
@@ -190,6 +195,10 @@ static void check_one(const struct form *m, const struct env *e, unsigned upper,
 	map(m, rights(upper), rights(leaf));
 	mmu_switch(c, true);
 	store_u32(f->ram + PA, 0x12345678);
+	if (known) {
+		store_u64(f->ram + entry_at(m, 1) + 8, OTHER | PTE_P | (leaf & 2 ? PTE_U : 0));
+		access(MMU_READ, VA + 0x1000);
+	}
 	allowed = access(a, VA);
 	if (allowed != (expected < 0) || (!allowed && c->fault.error != (uint32_t)expected))
 		fail_msg(
@@ -227,6 +236,9 @@ static void test_rights(void **state)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(forms); i++)
 		check_form(&forms[i]);
+	known = true;
+	check_form(&forms[0]);
+	known = false;
 }
 
 static const struct env kernel = { .wp = true, .nxe = true };
@@ -452,6 +464,35 @@ static void test_invpcid(void **state)
 		mmu_invpcid(c, type, 7, VA);
 		set_pcid(7, true);
 		assert_int_equal(word_at(VA), 2);
+	}
+}
+
+/* A table gives way to another, which no page that the TLB has tells. */
+static void test_tables_are_forgotten(void **state)
+{
+	const struct form *m = &forms[0];
+	uint32_t old = entry_at(m, 1) & ~0xfffu, new = TABLES + 0x8000, next = entry_at(m, 1) + 8;
+
+	for (int how = -1; how < 8; how++) {
+		start_tlb(m);
+		c->s.cr4 |= CR4_PCIDE;
+		mmu_switch(c, true);
+		set_pcid(5, false);
+		assert_int_equal(word_at(VA), 1);
+		store_u64(f->ram + next, PA | ALL);
+		store_u64(f->ram + new + (next - old), OTHER | ALL);
+		put(m, 2, new | ALL);
+		if (how >= 0 && how < 4)
+			mmu_invpcid(c, (unsigned)how, 5, 0x1000);
+		else if (how == 4)
+			mmu_flush_page(c, 0x1000);
+		else if (how == 5)
+			mmu_flush_context(c);
+		else if (how == 6)
+			mmu_flush_all(c);
+		else if (how == 7)
+			set_pcid(6, true); /* another address space */
+		assert_int_equal(word_at(VA + 0x1000), how < 0 ? 1 : 2);
 	}
 }
 
@@ -778,6 +819,7 @@ int main(void)
 		T(test_cr3),
 		T(test_pcid),
 		T(test_invpcid),
+		T(test_tables_are_forgotten),
 		T(test_contexts_wrap),
 		T(test_privilege_is_tagged),
 		T(test_victims),

@@ -18,6 +18,9 @@
  * it will be wanted again: a kernel and its programs, or two processes of one program,
  * take turns on the same pages. Entries of 4 KiB stand in for large pages; two small filters say
  * whether an INVLPG may hit one, and then its whole range of slots is looked through.
+ *
+ * Last-level page tables that walks have come by are remembered, as processors do (SDM vol. 3,
+ * 4.10.3): a walk there reads one entry, not four. Every flush forgets all of them.
  */
 #include "cpu/mmu.h"
 
@@ -59,6 +62,9 @@ enum priv {
 #define VICTIM_SETS 128
 #define VICTIM_WAYS 4
 
+#define TABLES      16
+#define TABLE_SHIFT 21 /* what a last-level table of 8-byte entries maps */
+
 #define LARGE_SHIFT 22 /* the filter's grain: one 4 MiB or two 2 MiB pages */
 #define HUGE_SHIFT  30
 #define LARGE_BITS  1024
@@ -80,8 +86,18 @@ struct victim {
 	uint64_t epoch; /* of what has been logged: it is good for no other. 0: for all */
 };
 
+/* A last-level table of four-level paging, all entries on the way to it marked accessed. */
+struct table {
+	uint64_t key; /* gva >> TABLE_SHIFT; UINT64_MAX: none */
+	uint64_t cr3;
+	uint8_t *hva;
+	uint64_t gpa;
+	bool user, write, noexec;
+};
+
 struct mmu {
 	struct paging paging;
+	struct table table[TABLES];
 	uint64_t pdpte[4];
 	unsigned next, floor; /* contexts: the next to give out, the first not dead */
 	unsigned super;       /* the supervisors' */
@@ -138,6 +154,19 @@ void mmu_destroy(struct cpu *c)
 	if (c->mmu)
 		h->ops->free(h->ctx, c->mmu, sizeof(*c->mmu));
 	c->mmu = NULL;
+}
+
+/* --- page tables --------------------------------------------------------------- */
+
+static struct table *table_slot(struct mmu *m, uint64_t gva)
+{
+	return &m->table[(gva >> TABLE_SHIFT) % TABLES];
+}
+
+static void forget_tables(struct mmu *m)
+{
+	for (unsigned i = 0; i < TABLES; i++)
+		m->table[i].key = UINT64_MAX;
 }
 
 /* --- contexts ---------------------------------------------------------------- */
@@ -428,6 +457,7 @@ void mmu_flush_all(struct cpu *c)
 {
 	struct mmu *m = c->mmu;
 
+	forget_tables(m);
 	m->floor = m->next;
 	memset(m->large_seen, 0, sizeof(m->large_seen));
 	m->huge_seen = 0;
@@ -439,6 +469,7 @@ void mmu_flush_context(struct cpu *c)
 {
 	if (is_pae(c))
 		load_pdptes(c);
+	forget_tables(c->mmu);
 	drop_logged(c);
 	context_new(c, pcid_of(c));
 	choose_asids(c);
@@ -491,6 +522,7 @@ void mmu_flush_page(struct cpu *c, uint64_t gva)
 	struct mmu *m = c->mmu;
 	uint64_t bit, *large = large_word(m, gva, &bit);
 
+	forget_tables(m);
 	entry_drop(tlb_slot(c, gva));
 	victims_drop(c, gva);
 	xlat_page_flushed(c, gva);
@@ -508,6 +540,7 @@ void mmu_invpcid(struct cpu *c, unsigned type, uint64_t pcid, uint64_t gva)
 		mmu_flush_page(c, gva);
 		break;
 	case 1:
+		forget_tables(c->mmu);
 		c->mmu->context[pcid % PCIDS] = 0;
 		drop_logged(c);
 		choose_asids(c);
@@ -598,13 +631,57 @@ static void walk_page(const struct cpu *c, const struct paging *p, struct walk *
 		w->gpa |= (v >> 13 & 0xff) << 32;
 }
 
+/* The last step of a walk, if it is known where the others lead. False: it is not. */
+static bool walk_known(const struct cpu *c, uint64_t gva, struct walk *w, bool *ok)
+{
+	const struct table *t = table_slot(c->mmu, gva);
+	unsigned at = (gva >> PAGE_SHIFT & 511) * 8;
+	uint64_t v;
+
+	if (t->key != gva >> TABLE_SHIFT || t->cr3 != c->s.cr3)
+		return false;
+	v = gmem_load_u64(t->hva + at);
+	w->user = t->user && (v & PTE_U);
+	w->write = t->write && (v & PTE_W);
+	w->noexec = t->noexec || (v & PTE_NX);
+	w->nr_entries = 1;
+	w->entry[0].hva = t->hva + at;
+	w->entry[0].gpa = t->gpa + at;
+	w->entry[0].value = v;
+	w->error = v & PTE_P ? PF_P | PF_RSV : 0;
+	*ok = (v & PTE_P) && !(v & c->mmu->paging.reserved_page[1]);
+	if (*ok)
+		walk_page(c, &c->mmu->paging, w, gva, 1, v);
+	return true;
+}
+
+/* @w has come by all four levels, and marked them. */
+static void note_table(struct cpu *c, uint64_t gva, const struct walk *w)
+{
+	struct table t = { .key = gva >> TABLE_SHIFT, .cr3 = c->s.cr3, .user = true, .write = true };
+
+	if (w->nr_entries != 4)
+		return;
+	for (unsigned i = 0; i < 3; i++) {
+		t.user &= !!(w->entry[i].value & PTE_U);
+		t.write &= !!(w->entry[i].value & PTE_W);
+		t.noexec |= !!(w->entry[i].value & PTE_NX);
+	}
+	t.gpa = w->entry[3].gpa & PAGE_MASK;
+	t.hva = (uint8_t *)w->entry[3].hva - (w->entry[3].gpa & ~PAGE_MASK);
+	*table_slot(c->mmu, gva) = t;
+}
+
 /* Follows the tables without a side effect. */
 static bool walk(const struct cpu *c, uint64_t gva, struct walk *w)
 {
 	const struct paging *p = &c->mmu->paging;
 	uint64_t table = c->s.cr3 & PTE_ADDR;
 	unsigned level = p->levels;
+	bool ok;
 
+	if (walk_known(c, gva, w, &ok))
+		return ok;
 	*w = (struct walk){ .gpa = gva, .shift = PAGE_SHIFT, .user = true, .write = true };
 	if (p->pdptes) {
 		table = c->mmu->pdpte[gva >> 30 & 3];
@@ -765,6 +842,7 @@ static bool resolve_walking(struct cpu *c, uint64_t gva, enum mmu_access access,
 		}
 	} while (!walk_mark(c, &w, access == MMU_WRITE));
 
+	note_table(c, gva, &w);
 	page = enter_page(c, gva, &w, can, access, p);
 	t->gpa = w.gpa;
 	t->hva = page ? page + (w.gpa & ~PAGE_MASK) : NULL;
