@@ -570,6 +570,18 @@ void xlat_prepare(struct cpu *c)
 		clear_pages(c);
 }
 
+void xlat_prepare_ring(struct cpu *c)
+{
+	if (unlikely(c->x.no_fast_ring)) { /* CR4.TSD, perhaps */
+		xlat_prepare(c);
+		return;
+	}
+	c->x.jump_key = c->asid << 48 | c->x.jump_key >> 60 << 60;
+	c->x.user = c->cpl != 0;
+	if (unlikely(c->x.page_asid[c->x.user] != c->asid))
+		clear_pages(c);
+}
+
 void xlat_park_vectors(struct cpu *c)
 {
 	((void (*)(void))(uintptr_t)c->xlat->tramp.park)();

@@ -55,22 +55,27 @@ static bool can_go_on(const struct cpu *c)
 	return c->mode == MODE_64 && !c->slow_step && !c->s.sti_shadow && !c->s.movss_shadow;
 }
 
-static enum xcall go_on(struct cpu *c)
+static enum xcall go_on_after(struct cpu *c, void (*prepare)(struct cpu *c))
 {
 	c->code_stale = false;
 	if (unlikely(!can_go_on(c)))
 		return leave(c, XEXIT_ATTEND);
 	xlat_forget_stale(c);
-	xlat_prepare(c);
+	prepare(c);
 	vcpu_doing(c->vcpu, DOING_CODE);
 	return XCALL_JUMP;
+}
+
+static enum xcall go_on(struct cpu *c)
+{
+	return go_on_after(c, xlat_prepare);
 }
 
 /* The guest's handler is what comes next. */
 static enum xcall deliver(struct cpu *c)
 {
 	if (likely(cpu_deliver_fault(c)))
-		return go_on(c);
+		return go_on_after(c, xlat_prepare_ring);
 	return leave(c, XEXIT_RESET);
 }
 
@@ -186,7 +191,7 @@ enum xcall xcall_system(struct cpu *c, const struct op *o)
 	c->insns += c->xlat->counts;
 	if (unlikely(r == SYS_EXIT))
 		return idle(c);
-	return go_on(c);
+	return o->sys == sys_iret ? go_on_after(c, xlat_prepare_ring) : go_on(c);
 }
 
 /* Would the instruction, executed on its own, raise the same? */

@@ -185,6 +185,8 @@ bool xlat_room(struct xlat *x, unsigned insns, unsigned *number);
 
 /* xlat.c: what emitted code relies on, whenever C code has run. */
 void xlat_prepare(struct cpu *c);
+/* The same, where only CPL, flags and RIP have changed since it was last said. */
+void xlat_prepare_ring(struct cpu *c);
 /* The jump cache is told where s.rip leads. False: that is not known. */
 bool xlat_find_jump(struct cpu *c);
 /*
