@@ -344,10 +344,15 @@ static uint64_t key_of(const struct cpu *c, uint64_t hva, bool plain)
 	return xcache_key(hva, xlat_vec(c) | (plain ? 4u : 0) | (c->x.user ? 8u : 0));
 }
 
+static struct xknown *known_slot(struct xlat *x, uint64_t key)
+{
+	return &x->known[key * 0x9e3779b97f4a7c15ull >> 32 & (XLAT_KNOWN - 1)];
+}
+
 /* A block that is alive and was added in epoch @since or later. */
 static struct xblock *look_up(struct xlat *x, uint64_t key, uint64_t since)
 {
-	struct xknown *n = &x->known[key * 0x9e3779b97f4a7c15ull >> 32 & (XLAT_KNOWN - 1)];
+	struct xknown *n = known_slot(x, key);
 	struct xblock *b;
 
 	if (n->block && n->key == key && n->block->epoch >= since && xblock_alive(n->block))
@@ -439,6 +444,7 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, boo
 			room = make_room(c);
 	}
 	if (b) {
+		*known_slot(x, b->key) = (struct xknown){ b->key, b };
 		stat_add(&c->vcpu->stats, STAT_TRANSLATIONS, 1);
 		tell_profiler(c, draft.enter_jump, c->cpl ? "user" : "kernel", c->s.rip);
 	}
@@ -448,7 +454,10 @@ static struct xblock *xblock_make(struct cpu *c, uint64_t hva, uint64_t gpa, boo
 
 bool xlat_knows(struct cpu *c, uint64_t hva)
 {
-	return xblock_find(c, hva, false, 0);
+	uint64_t key = key_of(c, hva, false);
+	const struct xknown *n = known_slot(c->xlat, key);
+
+	return n->block && n->key == key && xblock_alive(n->block);
 }
 
 /* The block at s.rip, if it is there and the TLB knows where. */

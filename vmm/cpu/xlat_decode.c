@@ -414,10 +414,20 @@ static unsigned fetch_second(struct gen *g, uint8_t *bytes, unsigned have)
 	return rest;
 }
 
+#define OPERANDS_READ 4u /* nobody looks at more than there are of more than so many */
+
+/* ZydisDecoderDecodeFull() without clearing ten operands when there are two. */
 static bool decode_bytes(struct gen *g, struct insn *n, unsigned bytes)
 {
+	const ZydisDecoder *z = &g->x->decoder.zydis;
+	ZydisDecoderContext context;
+
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(z, &context, n->bytes, bytes, &n->z)))
+		return false;
+	for (unsigned i = n->z.operand_count; i < OPERANDS_READ; i++)
+		memset(&n->operand[i], 0, sizeof(n->operand[i]));
 	return ZYAN_SUCCESS(
-		ZydisDecoderDecodeFull(&g->x->decoder.zydis, n->bytes, bytes, &n->z, n->operand));
+		ZydisDecoderDecodeOperands(z, &context, &n->z, n->operand, n->z.operand_count));
 }
 
 /* The next instruction; false: it is not to be part of this block. */
@@ -532,20 +542,11 @@ static void find_live_flags(struct gen *g)
  * If one of them stores, the look-up is one for stores. Ranges are kept short, because one
  * that crosses a page goes to the interpreter.
  */
-#define RANGE_MAX   256
-#define GROUPS_OPEN 3
-
-struct group {
-	struct access *leader; /* NULL: none is open */
-	const struct insn *at; /* whose it is */
-	int32_t leader_delta;  /* of the register, since the groups of it began */
-	int32_t lo, hi;
-	bool apart; /* a jump out of the block has come since */
-};
+#define RANGE_MAX 256
 
 struct groups {
 	struct gen *g;
-	struct group open[GPR_COUNT][GROUPS_OPEN];
+	uint64_t open; /* which of g->group[] are: a few bits for each register */
 	int32_t delta[GPR_COUNT];
 	int8_t nr_slots;
 	uint16_t unknown; /* registers that have got another value */
@@ -641,12 +642,27 @@ static bool kernel_roams(const struct gen *g, unsigned base)
 	return !g->b->user && base != RSP && !jumps_to_itself(g);
 }
 
-static void group_end(struct groups *s, struct group *p)
+_Static_assert(GPR_COUNT * GROUPS_OPEN <= 64, "one bit for each group");
+
+/* The first of the groups @set, which becomes less by it. */
+static unsigned next_group(uint64_t *set)
 {
+	unsigned i = (unsigned)__builtin_ctzll(*set);
+
+	*set &= *set - 1;
+	return i;
+}
+
+static uint64_t groups_of(const struct groups *s, unsigned gpr)
+{
+	return s->open & (BIT64(GROUPS_OPEN) - 1) << (gpr * GROUPS_OPEN);
+}
+
+static void group_end(struct groups *s, unsigned i)
+{
+	const struct group *p = &s->g->group[i];
 	struct access *a = p->leader;
 
-	if (!a)
-		return;
 	if (a->leads) {
 		a->from = p->lo - p->leader_delta;
 		a->bytes = (uint16_t)(p->hi - p->lo);
@@ -657,14 +673,19 @@ static void group_end(struct groups *s, struct group *p)
 		a->page = s->ended & BIT(a->base) ? page_of_place(s->g, p->at, a->write)
 						  : page_of_reg(s->g, a->base, a->write);
 	s->ended |= (uint16_t)BIT(a->base);
-	p->leader = NULL;
+	s->open &= ~BIT64(i);
+}
+
+static void end_all(struct groups *s, uint64_t set)
+{
+	while (set)
+		group_end(s, next_group(&set));
 }
 
 /* @gpr becomes something else. */
 static void groups_end(struct groups *s, unsigned gpr)
 {
-	for (unsigned i = 0; i < GROUPS_OPEN; i++)
-		group_end(s, &s->open[gpr][i]);
+	end_all(s, groups_of(s, gpr));
 	s->unknown |= (uint16_t)BIT(gpr);
 	s->delta[gpr] = 0;
 }
@@ -688,12 +709,14 @@ static bool group_takes(const struct groups *s, const struct group *p, int32_t l
 static void group_begin(struct groups *s, const struct insn *n, struct access *a, int32_t lo,
 			int32_t hi, bool write)
 {
-	struct group *p = s->open[a->base];
+	unsigned i = a->base * GROUPS_OPEN, last = i + GROUPS_OPEN - 1;
 
-	while (p->leader && p < &s->open[a->base][GROUPS_OPEN - 1])
-		p++;
-	group_end(s, p);
-	*p = (struct group){ a, n, s->delta[a->base], lo, hi, false };
+	while (i < last && (s->open & BIT64(i)))
+		i++;
+	if (s->open & BIT64(i))
+		group_end(s, i);
+	s->open |= BIT64(i);
+	s->g->group[i] = (struct group){ a, n, s->delta[a->base], lo, hi, false };
 	a->write = write;
 	a->at_head = !(s->unknown & BIT(a->base)) && !s->apart;
 	a->from = a->disp;
@@ -704,12 +727,16 @@ static void note_access(struct groups *s, const struct insn *n, struct access *a
 			bool write)
 {
 	int32_t lo = s->delta[a->base] + a->disp, hi = lo + (int32_t)bytes;
-	struct group *p = s->open[a->base], *end = p + GROUPS_OPEN;
+	uint64_t left = groups_of(s, a->base);
+	struct group *p = NULL;
 
 	a->simple = true;
-	while (p < end && !(p->leader && group_takes(s, p, lo, hi, write)))
-		p++;
-	if (p == end) {
+	while (left && !p) {
+		p = &s->g->group[next_group(&left)];
+		if (!group_takes(s, p, lo, hi, write))
+			p = NULL;
+	}
+	if (!p) {
 		group_begin(s, n, a, lo, hi, write);
 		return;
 	}
@@ -895,8 +922,9 @@ static void note_writes(struct groups *s, const struct insn *n)
 /* Whoever was called may have done anything. */
 static void note_called(struct groups *s)
 {
-	for (unsigned i = 0; i < GPR_COUNT; i++)
-		groups_end(s, i);
+	end_all(s, s->open);
+	memset(s->delta, 0, sizeof(s->delta));
+	s->unknown = (uint16_t)~0u;
 	s->ended = 0;
 	s->nr_slots = 0;
 }
@@ -904,9 +932,11 @@ static void note_called(struct groups *s)
 /* What comes next is not always executed. */
 static void note_way_out(struct groups *s)
 {
+	uint64_t left = s->open;
+
 	s->apart = true;
-	for (unsigned i = 0; i < GPR_COUNT * GROUPS_OPEN; i++)
-		s->open[i / GROUPS_OPEN][i % GROUPS_OPEN].apart = true;
+	while (left)
+		s->g->group[next_group(&left)].apart = true;
 }
 
 static void note_insn(struct groups *s, struct insn *n)
@@ -956,21 +986,15 @@ static void note_insn(struct groups *s, struct insn *n)
 	note_writes(s, n);
 }
 
-/* Whose each slot is: static data's by their page, another's for itself. */
-struct taken {
-	uint64_t whose[2 * XPAGES];
-};
-
+/* Whose a slot is: static data's by their page, another's for itself. */
 #define FOR_ITSELF UINT64_MAX
 
-static bool take_page(struct taken *t, const struct access *a, uint64_t who)
+static bool take_page(struct gen *g, const struct access *a, uint64_t who)
 {
-	uint64_t *whose = &t->whose[a->page];
-
-	if (!*whose)
-		*whose = who;
-	else if (*whose != who || who == FOR_ITSELF)
-		return false;
+	if (g->taken[a->page].turn == g->turn)
+		return g->taken[a->page].who == who && who != FOR_ITSELF;
+	g->taken[a->page].turn = g->turn;
+	g->taken[a->page].who = who;
 	return true;
 }
 
@@ -982,8 +1006,7 @@ static bool take_page(struct taken *t, const struct access *a, uint64_t who)
  */
 static void part_pages(struct gen *g)
 {
-	struct taken taken = { 0 };
-
+	g->turn++;
 	for (unsigned i = 0; i < g->nr_insns; i++) {
 		struct insn *n = &g->insn[i];
 		struct access *each[] = { &n->at, &n->stack };
@@ -1000,16 +1023,16 @@ static void part_pages(struct gen *g)
 			if (a == &n->at && !a->simple && n->mem >= 0 && is_static(n) &&
 			    !(in_segment(n) && jumps_to_itself(g)))
 				who = static_page(g, n) + 1;
-			if (take_page(&taken, a, who))
+			if (take_page(g, a, who))
 				continue;
 			a->page = page_of_place(g, n, a->write);
-			while (!take_page(&taken, a, who) && ++tries < NR_PLACES)
+			while (!take_page(g, a, who) && ++tries < NR_PLACES)
 				a->page = (int16_t)(first + (a->page - first + 1) % NR_PLACES);
 			if (tries == NR_PLACES)
 				a->page = -1;
 		}
 		if (n->kind == K_CALL)
-			taken = (struct taken){ 0 };
+			g->turn++;
 	}
 }
 
@@ -1052,8 +1075,7 @@ static void find_groups(struct gen *g)
 	find_roaming(&s);
 	for (i = 0; i < g->nr_insns; i++)
 		note_insn(&s, &g->insn[i]);
-	for (i = 0; i < GPR_COUNT * GROUPS_OPEN; i++)
-		group_end(&s, &s.open[i / GROUPS_OPEN][i % GROUPS_OPEN]);
+	end_all(&s, s.open);
 	part_pages(g);
 	xloop_find(g, s.delta, s.unknown);
 	find_roaming_in_loop(g);

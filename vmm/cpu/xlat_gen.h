@@ -70,6 +70,17 @@ struct access {
 
 #define XSLOTS 8
 
+/* Accesses off one register whose look-up may serve more to come; see find_groups(). */
+#define GROUPS_OPEN 3
+
+struct group {
+	struct access *leader;
+	const struct insn *at; /* whose it is */
+	int32_t leader_delta;  /* of the register, since the groups of it began */
+	int32_t lo, hi;
+	bool apart; /* a jump out of the block has come since */
+};
+
 /* Where an operand can be reached: at [base + (index << shift) + disp]. */
 struct place {
 	uint8_t base, index, shift; /* host registers; index may be H_NONE */
@@ -174,6 +185,12 @@ struct gen {
 		uint32_t version;
 	} second; /* the page it reaches into */
 	struct insn insn[XBLOCK_INSNS + 1];
+	struct group group[GPR_COUNT * GROUPS_OPEN]; /* of those that are open */
+	struct {
+		uint64_t who;
+		uint64_t turn; /* it is free unless this is that of the block */
+	} taken[2 * XPAGES]; /* see part_pages() */
+	uint64_t turn;
 	struct xmark mark[XBLOCK_INSNS + 1];
 	struct cold cold[COLD_MAX];
 	struct xedge edge[XBLOCK_EDGES];

@@ -178,7 +178,7 @@ enum xvec { XVEC_NONE, XVEC_SSE, XVEC_AVX, XVEC_AVX512 };
 /* Does the access of the instruction at @gpa ask the TLB, and no remembered page? */
 bool xlat_roams(const struct cpu *c, uint64_t gpa);
 enum xvec xlat_vec(const struct cpu *c); /* xlat.c */
-/* Is there a block that begins at @hva, in the present mode? */
+/* Has this vCPU lately come to a block that begins at @hva, in the present mode? */
 bool xlat_knows(struct cpu *c, uint64_t hva);
 /* Before code is emitted: room at x->e for a block of @insns, which will be @number. */
 bool xlat_room(struct xlat *x, unsigned insns, unsigned *number);
