@@ -65,6 +65,9 @@ enum priv {
 #define TABLES      16
 #define TABLE_SHIFT 21 /* what a last-level table of 8-byte entries maps */
 
+#define WRITTEN_BITS 65536
+#define VAIN_SCANS   32
+
 #define LARGE_SHIFT 22 /* the filter's grain: one 4 MiB or two 2 MiB pages */
 #define HUGE_SHIFT  30
 #define LARGE_BITS  1024
@@ -109,6 +112,8 @@ struct mmu {
 	uint64_t epoch;                    /* of what has been logged */
 	struct victim victim[VICTIM_SETS * VICTIM_WAYS];
 	uint8_t next_way;
+	uint64_t written[WRITTEN_BITS / 64]; /* filter: pages that may have write tags */
+	unsigned vain_scans;                 /* for one of them, since it was made anew */
 	uint64_t huge_seen;
 	uint64_t large_seen[LARGE_BITS / 64];
 	uint16_t context[PCIDS];    /* below floor: none yet */
@@ -563,31 +568,76 @@ void mmu_downgrade_code(struct cpu *c)
 		c->mmu->victim[i].e.write = TLB_INVALID;
 }
 
-/*
- * Thousands of pages become code while a kernel boots: entries of others are not touched,
- * and only their pages looked at, four at a turn.
- */
-void mmu_downgrade_page(struct cpu *c, uint64_t gpa)
+static uint64_t *written_word(struct mmu *m, uint64_t gpa, uint64_t *bit)
+{
+	unsigned i = (gpa >> PAGE_SHIFT) % WRITTEN_BITS;
+
+	*bit = BIT64(i % 64);
+	return &m->written[i / 64];
+}
+
+static void note_written(struct mmu *m, uint64_t gpa)
+{
+	uint64_t bit, *word = written_word(m, gpa, &bit);
+
+	*word |= bit;
+}
+
+/* Most of the pages it knows have lost their tags since. */
+static void renew_written(struct cpu *c)
+{
+	struct mmu *m = c->mmu;
+
+	memset(m->written, 0, sizeof(m->written));
+	for (unsigned i = 0; i < TLB_ENTRIES; i++)
+		if (c->tlb[i].write != TLB_INVALID)
+			note_written(m, m->page[i]);
+	for (unsigned i = 0; i < ARRAY_SIZE(m->victim); i++)
+		if (m->victim[i].e.write != TLB_INVALID)
+			note_written(m, m->victim[i].page);
+	m->vain_scans = 0;
+}
+
+/* Only pages are looked at, four at a turn: entries of others are not touched. */
+static bool drop_writes(struct cpu *c, uint64_t gpa)
 {
 	const uint64_t *page = c->mmu->page;
+	bool found = false;
 
-	xlat_forget_pages(c);
-	gpa &= PAGE_MASK;
 	for (unsigned i = 0; i < TLB_ENTRIES; i += 4) {
 		const uint64_t *p = &page[i];
 
 		if (likely(p[0] != gpa && p[1] != gpa && p[2] != gpa && p[3] != gpa))
 			continue;
 		for (unsigned j = 0; j < 4; j++)
-			if (p[j] == gpa)
+			if (p[j] == gpa) {
+				found |= c->tlb[i + j].write != TLB_INVALID;
 				c->tlb[i + j].write = TLB_INVALID;
+			}
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(c->mmu->victim); i++) {
 		struct victim *v = &c->mmu->victim[i];
 
-		if (v->page == gpa)
+		if (v->page == gpa) {
+			found |= v->e.write != TLB_INVALID;
 			v->e.write = TLB_INVALID;
+		}
 	}
+	return found;
+}
+
+/* Thousands of pages become code while a kernel boots, which has written them long ago. */
+void mmu_downgrade_page(struct cpu *c, uint64_t gpa)
+{
+	struct mmu *m = c->mmu;
+	uint64_t bit;
+
+	xlat_forget_pages(c);
+	gpa &= PAGE_MASK;
+	if (!(*written_word(m, gpa, &bit) & bit))
+		return;
+	if (!drop_writes(c, gpa) && ++m->vain_scans == VAIN_SCANS)
+		renew_written(c);
 }
 
 /* --- page walks ---------------------------------------------------------------- */
@@ -788,6 +838,8 @@ static void fill(struct cpu *c, uint64_t gva, const struct walk *w, unsigned can
 	/* Only a write has made the page dirty. */
 	e->write =
 		access == MMU_WRITE && codemap_may_write(c, w->gpa & PAGE_MASK) ? tag : TLB_INVALID;
+	if (e->write == tag)
+		note_written(c->mmu, w->gpa);
 	note_large(c->mmu, gva, w->shift);
 	stat_add(&c->vcpu->stats, STAT_TLB_MISSES, 1);
 }
