@@ -40,10 +40,22 @@ static struct boot_image boot_image(struct image i, const char *name)
 	return (struct boot_image){ .data = i.data, .bytes = i.bytes, .name = name };
 }
 
+static const uint8_t *filled;
+static uint64_t filled_bytes;
+
+static void note_filled(void *arg, const void *hva, uint64_t bytes)
+{
+	assert_ptr_equal(arg, &m);
+	filled = hva;
+	filled_bytes = bytes;
+}
+
 static int load(struct image kernel)
 {
 	struct boot_request r = { .kernel = boot_image(kernel, "test-kernel"),
-				  .cmdline = "console=ttyS0" };
+				  .cmdline = "console=ttyS0",
+				  .will_fill = note_filled,
+				  .arg = &m };
 
 	return load_request(&r);
 }
@@ -187,6 +199,8 @@ static void test_bzimages(void **state)
 			assert_linux_state(MIB(16));
 			assert_segments(vmlinux_segments, ARRAY_SIZE(vmlinux_segments));
 			assert_zero_page();
+			assert_int_equal(filled_bytes, elf.bytes);
+			assert_ptr_equal(filled, gmem_ptr(&m.gmem, MIB(14), elf.bytes));
 		}
 		image_free(&kernel);
 		image_free(&elf);

@@ -28,6 +28,9 @@ struct boot_request {
 	struct boot_image module[BOOT_MODULES_MAX]; /* multiboot: further modules */
 	unsigned nr_modules;
 	const char *cmdline;
+	/* All of so much guest RAM is about to be written. May be NULL. */
+	void (*will_fill)(void *arg, const void *hva, uint64_t bytes);
+	void *arg;
 };
 
 /*

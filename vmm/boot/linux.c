@@ -149,6 +149,8 @@ static int unpack_payload(struct loader *l, struct linux_kernel *k, const uint8_
 		out = temp = malloc(out_bytes + !out_bytes);
 		if (!temp)
 			return load_refuse(l, -ENOMEM, "no memory to unpack it");
+	} else if (l->r->will_fill) {
+		l->r->will_fill(l->r->arg, out, out_bytes);
 	}
 	err = decompress(in, in_bytes - (strcmp(format, "gzip") ? 4 : 0), out, out_bytes);
 	if (err == -ENOMEM)
