@@ -387,6 +387,11 @@ static void mend_base(struct insn *n)
 
 static void copy_code(uint8_t *to, const uint8_t *from, unsigned bytes)
 {
+	if (likely(bytes == INSN_BYTES_MAX)) {
+		store_u64(to, guest_load_u64(from));
+		store_u64(to + bytes - 8, guest_load_u64(from + bytes - 8));
+		return;
+	}
 	for (unsigned i = 0; i < bytes; i++)
 		to[i] = gmem_load_u8(from + i);
 }
