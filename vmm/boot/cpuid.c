@@ -312,15 +312,19 @@ void cpuid_host_features(struct cpu_features *f)
 {
 	uint32_t max_basic = host_cpuid(0, 0).eax;
 	uint32_t max_extended = host_cpuid(LEAF_EXTENDED, 0).eax;
+	const struct feature *last = NULL;
+	struct cpuid_regs r;
 
 	*f = (struct cpu_features){ 0 };
 	for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
 		const struct feature *d = &features[i];
-		struct cpuid_regs r;
 
 		if (d->leaf > (d->leaf & LEAF_EXTENDED ? max_extended : max_basic))
 			continue;
-		r = host_cpuid(d->leaf, d->subleaf);
+		/* Under a hypervisor each CPUID is an exit: 15 us have been seen. */
+		if (!last || d->leaf != last->leaf || d->subleaf != last->subleaf)
+			r = host_cpuid(d->leaf, d->subleaf);
+		last = d;
 		feature_set(f, i, *reg_of(&r, d->reg) & BIT(d->bit));
 	}
 	keep_usable_components(f);
