@@ -708,7 +708,9 @@ static bool walk_known(const struct cpu *c, uint64_t gva, struct walk *w, bool *
 /* @w has come by all four levels, and marked them. */
 static void note_table(struct cpu *c, uint64_t gva, const struct walk *w)
 {
-	struct table t = { .key = gva >> TABLE_SHIFT, .cr3 = c->s.cr3, .user = true, .write = true };
+	struct table t = {
+		.key = gva >> TABLE_SHIFT, .cr3 = c->s.cr3, .user = true, .write = true
+	};
 
 	if (w->nr_entries != 4)
 		return;

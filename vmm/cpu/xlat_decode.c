@@ -647,7 +647,7 @@ static bool kernel_roams(const struct gen *g, unsigned base)
 	return !g->b->user && base != RSP && !jumps_to_itself(g);
 }
 
-_Static_assert(GPR_COUNT * GROUPS_OPEN <= 64, "one bit for each group");
+_Static_assert(64 / GROUPS_OPEN >= GPR_COUNT, "one bit for each group");
 
 /* The first of the groups @set, which becomes less by it. */
 static unsigned next_group(uint64_t *set)

@@ -189,7 +189,7 @@ struct gen {
 	struct {
 		uint64_t who;
 		uint64_t turn; /* it is free unless this is that of the block */
-	} taken[2 * XPAGES]; /* see part_pages() */
+	} taken[2 * XPAGES];   /* see part_pages() */
 	uint64_t turn;
 	struct xmark mark[XBLOCK_INSNS + 1];
 	struct cold cold[COLD_MAX];
