@@ -55,27 +55,31 @@ static bool can_go_on(const struct cpu *c)
 	return c->mode == MODE_64 && !c->slow_step && !c->s.sti_shadow && !c->s.movss_shadow;
 }
 
-static enum xcall go_on_after(struct cpu *c, void (*prepare)(struct cpu *c))
+/* @ring: nothing but CPL, flags and RIP has changed. */
+static enum xcall go_on_after(struct cpu *c, bool ring)
 {
 	c->code_stale = false;
 	if (unlikely(!can_go_on(c)))
 		return leave(c, XEXIT_ATTEND);
 	xlat_forget_stale(c);
-	prepare(c);
+	if (ring)
+		xlat_prepare_ring(c);
+	else
+		xlat_prepare(c);
 	vcpu_doing(c->vcpu, DOING_CODE);
 	return XCALL_JUMP;
 }
 
 static enum xcall go_on(struct cpu *c)
 {
-	return go_on_after(c, xlat_prepare);
+	return go_on_after(c, false);
 }
 
 /* The guest's handler is what comes next. */
 static enum xcall deliver(struct cpu *c)
 {
 	if (likely(cpu_deliver_fault(c)))
-		return go_on_after(c, xlat_prepare_ring);
+		return go_on_after(c, true);
 	return leave(c, XEXIT_RESET);
 }
 
@@ -191,7 +195,7 @@ enum xcall xcall_system(struct cpu *c, const struct op *o)
 	c->insns += c->xlat->counts;
 	if (unlikely(r == SYS_EXIT))
 		return idle(c);
-	return o->sys == sys_iret ? go_on_after(c, xlat_prepare_ring) : go_on(c);
+	return go_on_after(c, o->sys == sys_iret);
 }
 
 /* Would the instruction, executed on its own, raise the same? */

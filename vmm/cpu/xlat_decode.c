@@ -419,7 +419,7 @@ static unsigned fetch_second(struct gen *g, uint8_t *bytes, unsigned have)
 	return rest;
 }
 
-#define OPERANDS_READ 4u /* nobody looks at more than there are of more than so many */
+#define OPERANDS_READ 4u /* looked at, whether there are so many or not */
 
 /* ZydisDecoderDecodeFull() without clearing ten operands when there are two. */
 static bool decode_bytes(struct gen *g, struct insn *n, unsigned bytes)
