@@ -212,11 +212,13 @@ void xlat_destroy(struct cpu *c)
 
 /* --- the jump cache -------------------------------------------------------------- */
 
-static uint64_t *filter_word(struct xlat *x, uint64_t gva, uint64_t *bit)
+/* Two bits a page, in one word: a false hit costs as much as a hundred flushes. */
+static uint64_t *filter_word(struct xlat *x, uint64_t gva, uint64_t *bits)
 {
-	uint64_t page = (gva >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> (64 - XLAT_FILTER_BITS);
+	uint64_t hash = (gva >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull;
+	uint64_t page = hash >> (64 - XLAT_FILTER_BITS);
 
-	*bit = BIT64(page % 64);
+	*bits = BIT64(page % 64) | BIT64(hash >> 32 & 63);
 	return &x->jumps_into[page / 64];
 }
 
@@ -248,7 +250,7 @@ static void forget_jumps_to(struct cpu *c, uint64_t gva)
 static void remember_jump(struct cpu *c, const struct xblock *b)
 {
 	unsigned slot = jump_slot(c->s.rip);
-	uint64_t bit, *word = filter_word(c->xlat, c->s.rip, &bit);
+	uint64_t bits, *word = filter_word(c->xlat, c->s.rip, &bits);
 
 	/* Processes of one program jump to the same addresses, and so want the same slots. */
 	if (c->jump_tag[slot] != c->s.rip + c->x.jump_key) {
@@ -257,7 +259,7 @@ static void remember_jump(struct cpu *c, const struct xblock *b)
 	}
 	c->jump_tag[slot] = c->s.rip + c->x.jump_key;
 	c->jump_code[slot] = b->enter_jump;
-	*word |= bit;
+	*word |= bits;
 }
 
 void xlat_forget_pages(struct cpu *c)
@@ -267,13 +269,13 @@ void xlat_forget_pages(struct cpu *c)
 
 void xlat_page_flushed(struct cpu *c, uint64_t gva)
 {
-	uint64_t bit;
+	uint64_t bits;
 
 	xlat_forget_pages(c);
 	if (!c->xlat)
 		return;
 	xret_forget_page(c, gva);
-	if (*filter_word(c->xlat, gva, &bit) & bit)
+	if ((*filter_word(c->xlat, gva, &bits) & bits) == bits)
 		forget_jumps_to(c, gva);
 }
 
