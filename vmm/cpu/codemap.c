@@ -110,6 +110,12 @@ bool codemap_is_code(const struct codemap *m, uint64_t gpa)
 	return p && atomic_load(&p->granules);
 }
 
+/* Whoever makes a block marks what it is made of first. */
+bool codemap_may_begin(const struct codemap *m, uint64_t gpa)
+{
+	return atomic_load(&page_of(m, gpa)->granules) & granules_of(gpa, 1);
+}
+
 /* --- provisional pages; the lock is held --------------------------------------- */
 
 static const uint64_t *page_bytes(const struct codemap *m, uint64_t gpa)

@@ -87,6 +87,8 @@ const _Atomic uint32_t *codemap_version(const struct codemap *m, uint64_t gpa);
 bool codemap_may_write(struct cpu *c, uint64_t gpa);
 /* Is there code on it? */
 bool codemap_is_code(const struct codemap *m, uint64_t gpa);
+/* May a block of the present version of the page begin at @gpa, in RAM? */
+bool codemap_may_begin(const struct codemap *m, uint64_t gpa);
 
 /*
  * After any store that did not go through a write tag: by this vCPU (sets

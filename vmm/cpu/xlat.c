@@ -462,15 +462,34 @@ bool xlat_knows(struct cpu *c, uint64_t hva)
 	return n->block && n->key == key && xblock_alive(n->block);
 }
 
-/* The block at s.rip, if it is there and the TLB knows where. */
-static struct xblock *xblock_at_hand(struct cpu *c, bool plain, uint64_t since)
+/* Where the code at s.rip lies. False: a fault is pending. */
+static bool locate(struct cpu *c, uint64_t *hva, uint64_t *gpa)
 {
-	uint64_t gva = c->s.rip;
-	const struct tlb_entry *e = tlb_slot(c, gva);
+	const uint8_t *page = mmu_fetch(c, c->s.rip, gpa);
+	uint64_t off = c->s.rip & ~PAGE_MASK;
 
-	if (unlikely(e->exec != tlb_key(c, gva, 1)))
-		return NULL;
-	return xblock_find(c, gva + e->addend, plain, since);
+	*hva = (uint64_t)(uintptr_t)page + off;
+	*gpa |= off;
+	return page;
+}
+
+/* The block there. New code mostly has none, and that is known without a look into the cache. */
+static struct xblock *xblock_at(struct cpu *c, uint64_t hva, uint64_t gpa, bool plain,
+				uint64_t since)
+{
+	return codemap_may_begin(c->codemap, gpa) ? xblock_find(c, hva, plain, since) : NULL;
+}
+
+/* The block at s.rip, if there is one. Nothing is made, and no fault pending. */
+static struct xblock *xblock_at_hand(struct cpu *c, bool plain)
+{
+	struct xblock *b = NULL;
+	uint64_t hva, gpa = 0;
+
+	if (locate(c, &hva, &gpa))
+		b = xblock_at(c, hva, gpa, plain, 0);
+	c->fault.pending = false;
+	return b;
 }
 
 /*
@@ -479,35 +498,25 @@ static struct xblock *xblock_at_hand(struct cpu *c, bool plain, uint64_t since)
  */
 static struct xblock *xblock_get(struct cpu *c, bool plain, uint64_t since)
 {
-	uint64_t gva = c->s.rip, gpa, hva;
-	const uint8_t *page;
+	uint64_t hva, gpa = 0;
 	struct xblock *b;
 
 	join(c);
-	b = xblock_at_hand(c, plain, since);
-	if (likely(b))
-		return b;
-	page = mmu_fetch(c, gva, &gpa);
-	if (!page)
+	if (!locate(c, &hva, &gpa))
 		return NULL;
-	hva = (uint64_t)(uintptr_t)page + (gva & ~PAGE_MASK);
-	b = xblock_find(c, hva, plain, since);
-	return b ? b : xblock_make(c, hva, gpa | (gva & ~PAGE_MASK), plain);
+	b = xblock_at(c, hva, gpa, plain, since);
+	return b ? b : xblock_make(c, hva, gpa, plain);
 }
 
 /* Blocks are made, and fetches fault, in xlat_run() alone. */
 bool xlat_find_jump(struct cpu *c)
 {
 	struct xblock *b;
-	uint64_t gpa;
 
 	xlat_forget_stale(c);
 	if (unlikely(!xcache_is_current(&c->xlat->seat)))
 		return false;
-	b = xblock_at_hand(c, false, 0);
-	if (!b && mmu_fetch(c, c->s.rip, &gpa))
-		b = xblock_at_hand(c, false, 0);
-	c->fault.pending = false;
+	b = xblock_at_hand(c, false);
 	if (b)
 		remember_jump(c, b);
 	return b;
@@ -760,7 +769,7 @@ bool xlat_find_plain(struct cpu *c)
 	xlat_forget_stale(c);
 	if (unlikely(!xcache_is_current(&c->xlat->seat)))
 		return false;
-	b = xblock_at_hand(c, true, 0);
+	b = xblock_at_hand(c, true);
 	if (unlikely(!b))
 		return false;
 	if (c->xlat->counts)
