@@ -7,11 +7,30 @@
 	.text
 /* Copied to a page of ring 3. */
 	.globl	user_begin, user_end, user_syscall, user_sysenter, user_call_gate, user_cli
+	.globl	user_syscall_unaligned, user_unaligned, user_syscall_rdtsc, user_rdtsc
+	.globl	user_spaces, entry_cr3, entry_adds
 	.globl	user_hlt, user_in, user_rdmsr, user_compat, user_flags, user_int80, user_cr, user_lgdt
 user_begin:
 user_syscall:
 	syscall
 	int	$0x81
+user_syscall_unaligned:
+	mov	-8(%rsp), %rax
+	syscall
+user_unaligned:
+	mov	-15(%rsp), %rax
+	int	$0x81
+user_syscall_rdtsc:
+	syscall
+user_rdtsc:
+	rdtsc
+	int	$0x81
+user_spaces:		/* behind SYSCALL it is another space's page: where does it point to? */
+	mov	$0xc0003000, %ebx
+	mov	(%rbx), %rax
+	syscall
+	mov	(%rbx), %rax
+	mov	(%rax), %rax
 user_sysenter:
 	sysenter
 user_after_sysenter:
@@ -74,6 +93,11 @@ syscall_entry:
 	pushf
 	pop	entry_flags(%rip)
 	mov	%rdx, %rsp
+	mov	entry_cr3(%rip), %rax
+	test	%rax, %rax
+	jz	1f
+	mov	%rax, %cr3
+1:	or	entry_adds(%rip), %r11
 	sysretq
 sysenter_entry:
 	note_entry
@@ -155,5 +179,7 @@ entry_rcx:	.skip 8
 entry_r11:	.skip 8
 entry_flags:	.skip 8
 entry_count:	.skip 8
+entry_cr3:	.skip 8
+entry_adds:	.skip 8
 	.skip	256
 entry_stack_end:

@@ -1,11 +1,22 @@
 /*
  * modes.c - code of every width under long mode, call gates, far transfers, IRET,
  * SYSCALL and SYSENTER, between rings and within.
+ *
+ * SYSCALL twice, with few flags masked and with those that kernels mask: what is usual may
+ * be done otherwise.
  */
 #include "rt.h"
 
 #define USER_CODE      0xc0000000ul
 #define USER_STACK     0xc0002000ul /* end of a page */
+#define USER_DATA      0xc0003000ul
+#define POINTS_HERE    0xc0100000ul /* nothing is */
+#define POINTS_THERE   0xc0200000ul
+#define SFMASK_FEW     0x600      /* IF and DF */
+#define SFMASK_USUAL   0x257fd5ul /* Linux's */
+#define EFLAGS_AC      0x40000ul
+#define CR0_AM         0x40000ul
+#define CR4_TSD        0x4ul
 #define GDT_CODE16     SEL_FREE
 #define GDT_GATE       (SEL_FREE + 8) /* 16 bytes */
 #define GDT_DATA16     (SEL_FREE + 24)
@@ -14,10 +25,11 @@
 extern const uint8_t user_begin[], user_end[];
 extern const uint8_t user_syscall[], user_sysenter[], user_call_gate[], user_cli[], user_hlt[],
 	user_in[], user_rdmsr[], user_compat[], user_syscall32[], user_flags[], user_int80[],
-	user_cr[], user_lgdt[];
+	user_cr[], user_lgdt[], user_syscall_unaligned[], user_unaligned[], user_syscall_rdtsc[],
+	user_rdtsc[], user_spaces[];
 extern const uint8_t syscall_entry[], sysenter_entry[], gate_entry[];
 extern volatile uint64_t entry_cs, entry_ss, entry_sp, entry_rcx, entry_r11, entry_flags,
-	entry_count;
+	entry_count, entry_cr3, entry_adds;
 
 uint64_t run_code32(uint64_t a, uint64_t b);
 uint64_t run_code16(uint64_t a, uint64_t b);
@@ -63,7 +75,6 @@ static void setup(void)
 	wrmsr(0xc0000081, (uint64_t)SEL_USER_CODE32 << 48 | (uint64_t)SEL_CODE64 << 32);
 	wrmsr(0xc0000082, (uint64_t)syscall_entry);
 	wrmsr(0xc0000083, (uint64_t)syscall_entry);
-	wrmsr(0xc0000084, 0x600); /* IF and DF */
 	wrmsr(0x174, SEL_CODE64);
 	wrmsr(0x175, (uint64_t)page_alloc() + PAGE_BYTES);
 	wrmsr(0x176, (uint64_t)sysenter_entry);
@@ -130,8 +141,10 @@ static void test_compat(void)
 }
 
 /* The entries return to ring 3, which then says INT 0x81. */
-static void test_syscall(void)
+static void test_syscall(uint64_t sfmask)
 {
+	note("SYSCALL masks %lx", (unsigned long)sfmask);
+	wrmsr(0xc0000084, sfmask);
 	entry_count = 0;
 	visit(user_syscall, SEL_USER_CODE64 | 3, 0x401);
 	same(fault()->vector, VECTOR_USER, "SYSCALL and SYSRET");
@@ -147,6 +160,76 @@ static void test_syscall(void)
 	visit(user_syscall, SEL_USER_CODE64 | 3, 0);
 	faulted(TRAP_UD, 0, "SYSCALL without EFER.SCE");
 	wrmsr(0xc0000080, rdmsr(0xc0000080) | 1);
+}
+
+/* The fault is not that of the first instruction. */
+static void faulted_at(const uint8_t *code, unsigned vector, const char *what)
+{
+	if (same(fault()->vector, vector, what))
+		same(fault()->ip, (uint64_t)in_user(code), "where it should");
+}
+
+static void test_alignment(void)
+{
+	if (lax_machine()) {
+		skip("alignment behind SYSRET", "not checked");
+		return;
+	}
+	write_cr0(read_cr0() | CR0_AM);
+	visit(user_unaligned, SEL_USER_CODE64 | 3, EFLAGS_AC);
+	faulted_at(user_unaligned, TRAP_AC, "AC: an unaligned access");
+	visit(user_syscall_unaligned, SEL_USER_CODE64 | 3, EFLAGS_AC);
+	faulted_at(user_unaligned, TRAP_AC, "the same behind SYSRET");
+	visit(user_syscall_unaligned, SEL_USER_CODE64 | 3, 0);
+	same(fault()->vector, VECTOR_USER, "may be without AC");
+	entry_adds = EFLAGS_AC;
+	visit(user_syscall_unaligned, SEL_USER_CODE64 | 3, 0);
+	faulted_at(user_unaligned, TRAP_AC, "AC out of R11");
+	entry_adds = 0;
+	write_cr0(read_cr0() & ~CR0_AM);
+}
+
+static void test_time_stamp(void)
+{
+	write_cr4(read_cr4() | CR4_TSD);
+	visit(user_rdtsc, SEL_USER_CODE64 | 3, 0);
+	faulted(TRAP_GP, 0, "RDTSC in ring 3 with CR4.TSD");
+	visit(user_syscall_rdtsc, SEL_USER_CODE64 | 3, 0);
+	faulted_at(user_rdtsc, TRAP_GP, "RDTSC behind SYSRET with CR4.TSD");
+	write_cr4(read_cr4() & ~CR4_TSD);
+	visit(user_syscall_rdtsc, SEL_USER_CODE64 | 3, 0);
+	same(fault()->vector, VECTOR_USER, "and without");
+}
+
+/* The present address space, but for one page: CR3. */
+static uint64_t other_space(uint64_t va, uint64_t pte)
+{
+	uint64_t below = pte;
+
+	for (unsigned level = 1; level <= 4; level++) {
+		uint64_t old = (uint64_t)page_entry(va, level), *table = page_alloc();
+
+		memcpy(table, (void *)(old & ~(PAGE_BYTES - 1ul)), PAGE_BYTES);
+		table[old % PAGE_BYTES / 8] = below;
+		below = (uint64_t)table | PTE_P | PTE_W | PTE_U;
+	}
+	return below & PTE_ADDR;
+}
+
+static void test_spaces(void)
+{
+	uint64_t *here = page_alloc(), *there = page_alloc(), cr3 = read_cr3();
+
+	*here = POINTS_HERE;
+	*there = POINTS_THERE;
+	page_map(USER_DATA, (uint64_t)here | PTE_P | PTE_U);
+	visit(user_spaces, SEL_USER_CODE64 | 3, 0);
+	same(fault()->cr2, POINTS_HERE, "a page, before and after SYSCALL");
+	entry_cr3 = other_space(USER_DATA, (uint64_t)there | PTE_P | PTE_U);
+	visit(user_spaces, SEL_USER_CODE64 | 3, 0);
+	same(fault()->cr2, POINTS_THERE, "another one, if the address space is");
+	entry_cr3 = 0;
+	write_cr3(cr3);
 }
 
 static void test_sysenter(void)
@@ -190,7 +273,11 @@ void guest_main(void)
 	test_far();
 	test_rings();
 	test_compat();
-	test_syscall();
+	test_syscall(SFMASK_FEW);
+	test_syscall(SFMASK_USUAL);
+	test_alignment();
+	test_time_stamp();
+	test_spaces();
 	test_sysenter();
 	test_call_gate();
 }
