@@ -75,6 +75,8 @@ static int spread(struct sharing *s, const struct plan_guest *guest, struct plan
 	uint64_t weights = 0, seen = 0, units = guest->bytes / unit_of(guest), given = 0;
 
 	pu_set_for_each(i, &nodes) weights += weight_of(s->p, machine_find_node(s->p->m, i));
+	if (!weights)
+		return -EINVAL; /* nodes_of() has one at least */
 	pu_set_for_each(i, &nodes)
 	{
 		unsigned node = machine_find_node(s->p->m, i), weight = weight_of(s->p, node);
