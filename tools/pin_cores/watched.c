@@ -89,7 +89,7 @@ static int read_threads(struct watched *w, const struct watched *before,
 				t->vcpu = (int)vmm->vcpu[k].index;
 		compare(t, find_thread(before, t->task.tid), before ? w->ns - before->ns : 0);
 	}
-	if (w->nr)
+	if (w->thread)
 		qsort(w->thread, w->nr, sizeof(*w->thread), by_vcpu);
 	proc_tasks_free(&tasks);
 	return err;

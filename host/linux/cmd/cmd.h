@@ -35,10 +35,18 @@ int cmd_stats(int argc, char **argv);
 /* Begins what is said of errors, and usage; tools that are made of these files have their own. */
 extern const char *program_name;
 
-/* One line on standard error; returns STATUS_USER. */
-int user_error(const char *fmt, ...) __printf(1, 2);
-/* The same for what is nobody's fault but ours. */
-int internal_error(const char *fmt, ...) __printf(1, 2);
+/* One line on standard error. */
+void say_error(const char *fmt, ...) __printf(1, 2);
+
+/* What it comes to is known here, not to the linker alone: callers are analysed. */
+static inline int status_of_error(enum exit_status status)
+{
+	return (int)status;
+}
+
+#define user_error(...)     (say_error(__VA_ARGS__), status_of_error(STATUS_USER))
+/* What is nobody's fault but ours. */
+#define internal_error(...) (say_error(__VA_ARGS__), status_of_error(STATUS_INTERNAL))
 
 /* Flush standard output; what could not be written is an error. Returns @status or worse. */
 int finish_output(int status);

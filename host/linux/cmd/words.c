@@ -7,35 +7,18 @@
 
 const char *program_name = "alcazar";
 
-static void complain(const char *fmt, va_list ap)
+void say_error(const char *fmt, ...)
 {
 	char line[1024];
+	va_list ap;
 
+	va_start(ap, fmt);
 	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
 	for (char *p = line; *p; p++)
 		if ((unsigned char)*p < ' ' || *p == 0x7f)
 			*p = '?'; /* names come from outside: one line, no escape codes */
 	fprintf(stderr, "%s: %s\n", program_name, line);
-}
-
-int user_error(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	complain(fmt, ap);
-	va_end(ap);
-	return STATUS_USER;
-}
-
-int internal_error(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	complain(fmt, ap);
-	va_end(ap);
-	return STATUS_INTERNAL;
 }
 
 int finish_output(int status)
