@@ -18,6 +18,7 @@
 #include "tools/pin_cores/record.h"
 #include "tools/pin_cores/resident.h"
 #include "tools/pin_cores/slots.h"
+#include "sanitizer.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -193,7 +194,8 @@ static void memory_is_found(void **state)
 	assert_int_equal(proc_memory_read(getpid(), &before), 0);
 	memset(own, 1, bytes);
 	assert_int_equal(proc_memory_read(getpid(), &after), 0);
-	assert_in_range(after.bytes, before.bytes + bytes * 9 / 10, before.bytes + bytes * 2);
+	assert_in_range(after.bytes, before.bytes + bytes * 9 / 10,
+			before.bytes + bytes * (2 + SHADOW_PAGES));
 	for (unsigned i = 0; i < after.nr_regions; i++)
 		found = found || (after.region[i].start <= (uintptr_t)own &&
 				  after.region[i].end >= (uintptr_t)own + bytes);
