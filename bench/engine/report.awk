@@ -227,7 +227,17 @@ function soft_slow(name)
 	return figure("soft", name, "native") ? middle : 0
 }
 
-function goals(    f, tcg)
+# What TCG takes to boot, without its firmware, in s; at most 1.5. 0: not known.
+function tcg_boot(    f, tcg)
+{
+	tcg = better_tcg("boot-1")
+	f = tcg && figure(tcg, "start") ? middle : 0
+	if (!tcg || !figure(tcg, "boot-1"))
+		return 0
+	return (middle - f < 1.5e9 ? middle - f : 1.5e9) / 1e9
+}
+
+function goals()
 {
 	print "goals:"
 	goal("geometric mean of slowdowns", mean("native/soft"), 1.8, "x")
@@ -239,11 +249,9 @@ function goals(    f, tcg)
 	goal("getppid", soft_ns("getppid"), 300, "ns")
 	goal("fault", soft_ns("fault") / 1e3, 5, "us")
 	goal("fork", soft_ns("fork") / 1e6, 1.2, "ms")
-	tcg = better_tcg("boot-1")
-	f = tcg && figure(tcg, "start") ? middle : 0
-	if (tcg && figure(tcg, "boot-1"))
-		goal("boot, 1 CPU (goal: TCG without its firmware)", soft_ns("boot-1") / 1e9, \
-			(middle - f < 1.5e9 ? middle - f : 1.5e9) / 1e9, "s")
+	if (tcg_boot())
+		goal("boot, 1 CPU (TCG less its firmware, or 1.5)", \
+			soft_ns("boot-1") / 1e9, tcg_boot(), "s")
 	goal("boot, 4 CPUs", soft_ns("boot-4") / 1e9, 2, "s")
 	goal("speed-up by two threads, of the native one", soft_slow("speed-up"), -0.95, "x")
 }
