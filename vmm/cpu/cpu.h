@@ -194,13 +194,13 @@ struct cpu {
 		struct cpu *self;
 		/*
 		 * Pages that translated code has looked up since the last change of mappings,
-		 * and what to add to addresses in them; see xlat_decode.c for which is whose.
+		 * and what to add to addresses in them; see xlat_access.c for which is whose.
 		 */
 		uint64_t page[2 * XPAGES], addend[2 * XPAGES]; /* supervisors', users' */
 		uint64_t page_asid[2];                         /* whose they are */
 		/* How often another page was wanted; carries when that is too often. */
 		uint16_t page_misses[2 * XPAGES];
-		uint64_t slot[8];      /* what a block adds to addresses; see xlat_decode.c */
+		uint64_t slot[8];      /* what a block adds to addresses; see xlat_access.c */
 		uint64_t loop_limit;   /* see xlat_loop.c */
 		uint64_t tsc_add;      /* host's TSC + tsc_add is the guest's, unless tsc_trap */
 		uint64_t saved;        /* across an access, where r10 and r11 are taken */

@@ -93,9 +93,8 @@ struct victim {
 struct table {
 	uint64_t key; /* gva >> TABLE_SHIFT; UINT64_MAX: none */
 	uint64_t cr3;
-	uint8_t *hva;
 	uint64_t gpa;
-	bool user, write, noexec;
+	bool user, write, noexec; /* what those entries say together */
 };
 
 struct mmu {
@@ -681,30 +680,6 @@ static void walk_page(const struct cpu *c, const struct paging *p, struct walk *
 		w->gpa |= (v >> 13 & 0xff) << 32;
 }
 
-/* The last step of a walk, if it is known where the others lead. False: it is not. */
-static bool walk_known(const struct cpu *c, uint64_t gva, struct walk *w, bool *ok)
-{
-	const struct table *t = table_slot(c->mmu, gva);
-	unsigned at = (gva >> PAGE_SHIFT & 511) * 8;
-	uint64_t v;
-
-	if (t->key != gva >> TABLE_SHIFT || t->cr3 != c->s.cr3)
-		return false;
-	v = gmem_load_u64(t->hva + at);
-	w->user = t->user && (v & PTE_U);
-	w->write = t->write && (v & PTE_W);
-	w->noexec = t->noexec || (v & PTE_NX);
-	w->nr_entries = 1;
-	w->entry[0].hva = t->hva + at;
-	w->entry[0].gpa = t->gpa + at;
-	w->entry[0].value = v;
-	w->error = v & PTE_P ? PF_P | PF_RSV : 0;
-	*ok = (v & PTE_P) && !(v & c->mmu->paging.reserved_page[1]);
-	if (*ok)
-		walk_page(c, &c->mmu->paging, w, gva, 1, v);
-	return true;
-}
-
 /* @w has come by all four levels, and marked them. */
 static void note_table(struct cpu *c, uint64_t gva, const struct walk *w)
 {
@@ -720,7 +695,6 @@ static void note_table(struct cpu *c, uint64_t gva, const struct walk *w)
 		t.noexec |= !!(w->entry[i].value & PTE_NX);
 	}
 	t.gpa = w->entry[3].gpa & PAGE_MASK;
-	t.hva = (uint8_t *)w->entry[3].hva - (w->entry[3].gpa & ~PAGE_MASK);
 	*table_slot(c->mmu, gva) = t;
 }
 
@@ -729,12 +703,17 @@ static bool walk(const struct cpu *c, uint64_t gva, struct walk *w)
 {
 	const struct paging *p = &c->mmu->paging;
 	uint64_t table = c->s.cr3 & PTE_ADDR;
+	const struct table *t = table_slot(c->mmu, gva);
 	unsigned level = p->levels;
-	bool ok;
 
-	if (walk_known(c, gva, w, &ok))
-		return ok;
 	*w = (struct walk){ .gpa = gva, .shift = PAGE_SHIFT, .user = true, .write = true };
+	if (t->key == gva >> TABLE_SHIFT && t->cr3 == c->s.cr3) {
+		w->user = t->user;
+		w->write = t->write;
+		w->noexec = t->noexec;
+		table = t->gpa;
+		level = 1;
+	}
 	if (p->pdptes) {
 		table = c->mmu->pdpte[gva >> 30 & 3];
 		if (!(table & PTE_P))

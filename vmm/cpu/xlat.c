@@ -212,7 +212,7 @@ void xlat_destroy(struct cpu *c)
 
 /* --- the jump cache -------------------------------------------------------------- */
 
-/* Two bits a page, in one word: a false hit costs as much as a hundred flushes. */
+/* Two bits a page, in one word: a false hit looks through all of the jump cache. */
 static uint64_t *filter_word(struct xlat *x, uint64_t gva, uint64_t *bits)
 {
 	uint64_t hash = (gva >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull;

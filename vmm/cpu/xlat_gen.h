@@ -1,5 +1,5 @@
 /*
- * xlat_gen.h - a block on its way to code: what xlat_decode.c finds out and
+ * xlat_gen.h - a block on its way to code: what xlat_decode.c and xlat_access.c find out and
  * xlat_gen.c emits.
  */
 #ifndef VMM_CPU_XLAT_GEN_H
@@ -49,7 +49,7 @@ enum hoist {
 
 /*
  * An access to [register + displacement] whose page another one before it in the
- * block may have looked up already: see find_groups().
+ * block may have looked up already: see xlat_find_groups().
  */
 struct access {
 	bool simple;                 /* it is of this form */
@@ -70,7 +70,7 @@ struct access {
 
 #define XSLOTS 8
 
-/* Accesses off one register whose look-up may serve more to come; see find_groups(). */
+/* Accesses off one register whose look-up may serve more to come; see xlat_find_groups(). */
 #define GROUPS_OPEN 3
 
 struct group {
@@ -220,6 +220,9 @@ bool xlat_is_high_byte(ZydisRegister r); /* AH, CH, DH, BH */
  * last instruction.
  */
 unsigned xlat_decode(struct gen *g, uint64_t page_gpa);
+
+/* xlat_access.c: who looks up which page for whom; g->insn[] and flags are known. */
+void xlat_find_groups(struct gen *g);
 
 /* xlat_gen.c, for the others */
 void xgen_spill_flags(struct gen *g, unsigned live);
