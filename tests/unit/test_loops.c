@@ -2,9 +2,10 @@
  * test_loops.c - random loops by the interpreter and by the translator, which looks their
  * addresses up before the body: states and memories are the same in the end.
  *
- * A loop is entered some times, each time at other addresses, and walks over a window
+ * A loop is entered some times, each time at other addresses, and walks over windows
  * of pages that lie in no order, so that running over a page's end shows. Some of them
  * may not be written, some are not there: then the fault ends it, and has to be precise.
+ * All windows show the same memory, and pages of two may want one slot of the TLB.
  * LOOPS_SEED and LOOPS in the environment look closer.
  */
 #include <setjmp.h>
@@ -24,7 +25,9 @@
 #define ENTRIES    6
 #define PD         0x3000u
 #define PT         0x4000u
-#define WINDOW     0x10000000u /* GVA */
+#define WINDOW     0x10000000u /* GVA, */
+#define WINDOWS    3u          /* with others that share its slots of the TLB */
+#define WINDOW_GAP ((uint32_t)TLB_ENTRIES * PAGE_SIZE)
 #define WINDOW_GPA 0x400000u
 #define PAGES      64u
 #define RAM_USED   (WINDOW_GPA + PAGES * PAGE_SIZE)
@@ -227,7 +230,8 @@ static void put_jnz(unsigned to)
 static void make_code(const struct loop *l)
 {
 	uint64_t middle = WINDOW + PAGES / 4 * PAGE_SIZE;
-	unsigned outer, inner;
+	unsigned outer, inner, together = draw(PAGES / 2 * PAGE_SIZE);
+	bool apart = draw(2);
 
 	code.n = 0;
 	PUT("\xc7\x04\x25"); /* mov dword [FLAT_DATA], ENTRIES */
@@ -236,7 +240,8 @@ static void make_code(const struct loop *l)
 	outer = code.n;
 	PUT("\x81\xe2\xff\x0f\x00\x00"); /* and edx, 4095: elsewhere each time */
 	for (unsigned i = 0; i < l->bases; i++) {
-		put_mov_imm(l->reg[i], middle + draw(PAGES / 2 * PAGE_SIZE));
+		put_mov_imm(l->reg[i], middle + (uint64_t)draw(WINDOWS) * WINDOW_GAP +
+					       (apart ? draw(PAGES / 2 * PAGE_SIZE) : together));
 		put_rex(1, RDX, 0, l->reg[i]); /* add reg, rdx */
 		put(1, 0x01);
 		put(1, 0xc0 | RDX << 3 | (l->reg[i] & 7));
@@ -281,7 +286,8 @@ static void start(struct flat *f, const uint64_t entry[PAGES])
 	f->ram[0x2000] |= 0x20;
 	memset(f->ram + PT, 0, PAGE_SIZE);
 	memcpy(f->ram + PT, entry, PAGES * sizeof(entry[0]));
-	store_u64(f->ram + PD + (WINDOW >> 21) * 8, PT | 0x67);
+	for (unsigned i = 0; i < WINDOWS; i++)
+		store_u64(f->ram + PD + ((WINDOW + i * WINDOW_GAP) >> 21) * 8, PT | 0x67);
 	for (uint32_t at = 0; at < PAGES * PAGE_SIZE; at += 8)
 		store_u64(f->ram + WINDOW_GPA + at, at * 0x9e3779b97f4a7c15ull);
 	memset(f->ram + FLAT_DATA, 0, 4 * PAGE_SIZE);

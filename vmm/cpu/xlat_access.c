@@ -474,7 +474,7 @@ static bool take_page(struct gen *g, const struct access *a, uint64_t who)
 /*
  * Look-ups of a block share slots only where that is for the same page: others would miss
  * each time; and between a leader and its followers a slot has to stay what it is. In a loop's
- * head, which begins anew after each miss, two pages would wait for each other for ever: there
+ * head, which looks all of them up anew after a miss, two would wait for each other for ever: there
  * a segment's base, which may lie anywhere, counts as well. No group survives a call.
  */
 static void part_pages(struct gen *g)

@@ -231,24 +231,30 @@ static int32_t addend_of(const struct hoisted *h)
 	return h->a->simple && !strides_far(h) ? xaddend_off(h->a->page) : xslot_off(h->a);
 }
 
-/* Of those the TLB is asked, before r10 is in use. */
-static void look_up_far(struct gen *g, const struct hoisted *h, uint8_t *head)
+/*
+ * Of those the TLB is asked, before r10 is in use, and each tries again on its own: had others
+ * to be asked again as well, two that share a slot of the TLB would wait for each other for ever.
+ */
+static void look_up_far(struct gen *g, const struct hoisted *h)
 {
+	uint8_t *retry = g->e->p;
+
+	xtally_begin(g->x, XTALLY_HOT);
 	emit_hoisted_address(g, h);
-	xgen_probe(g, h->n, h->a, h->a->bytes, h->a->write, head);
+	xgen_probe(g, h->n, h->a, h->a->bytes, h->a->write, retry);
 	g->cold[g->nr_cold - 1].head = true;
 	emit_slot(g, h);
 }
 
-/* Leaves the offset in its page in r11, keeps r10. */
-static void look_up(struct gen *g, const struct hoisted *h, uint8_t *head)
+/* Leaves the offset in its page in r11, keeps r10 unless it misses: then all begins at @retry. */
+static void look_up(struct gen *g, const struct hoisted *h, uint8_t *retry)
 {
 	emit_hoisted_address(g, h);
 	if (strides_far(h)) {
 		emit_alu_imm(g->e, false, ALU_AND, S2, PAGE_SIZE - 1);
 		return;
 	}
-	xgen_page_check(g, h->n, h->a, h->a->page, h->a->bytes, h->a->write, S2, S2, head);
+	xgen_page_check(g, h->n, h->a, h->a->page, h->a->bytes, h->a->write, S2, S2, retry);
 	g->cold[g->nr_cold - 1].head = true;
 }
 
@@ -350,16 +356,22 @@ static void emit_limit_of(struct gen *g, const struct hoisted *h)
 	emit_gs_store(g->e, S1, CPU_OFF(x.loop_limit));
 }
 
-/* Looks up all that is near. Returns whether r10 has the least room of all. */
-static bool look_up_near(struct gen *g, const struct hoisted *only, uint8_t *head)
+/*
+ * Looks up all that is near, from the first one on after each miss, which clobbers r10: what
+ * has been found is remembered, whatever the TLB forgets. Returns whether r10 has the least
+ * room of all.
+ */
+static bool look_up_near(struct gen *g, const struct hoisted *only)
 {
 	const struct loop *l = &g->loop;
+	uint8_t *retry = g->e->p;
 	bool first = true;
 
+	xtally_begin(g->x, XTALLY_HOT);
 	for (unsigned i = 0; i < l->nr; i++) {
 		const struct hoisted *h = &l->hoisted[i];
 
-		look_up(g, h, head);
+		look_up(g, h, retry);
 		if (h->stride && !only) {
 			emit_room(g, h);
 			if (first)
@@ -380,14 +392,12 @@ void xloop_head(struct gen *g)
 {
 	const struct loop *l = &g->loop;
 	const struct hoisted *only = only_one(l);
-	uint8_t *head = g->e->p;
 	unsigned i;
 
-	xtally_begin(g->x, XTALLY_HOT);
 	for (i = 0; i < l->nr; i++)
 		if (strides_far(&l->hoisted[i]))
-			look_up_far(g, &l->hoisted[i], head);
-	if (look_up_near(g, only, head))
+			look_up_far(g, &l->hoisted[i]);
+	if (look_up_near(g, only))
 		emit_limit(g);
 	if (only)
 		emit_limit_of(g, only);
