@@ -42,6 +42,10 @@
 #define USER_SS   0x1b
 #define USER_CS   0x23
 
+/* Where the data is seen as well, at pages that want the same slots of the TLB. */
+#define ALIASES   2
+#define ALIAS_GAP ((uint32_t)TLB_ENTRIES * PAGE_SIZE)
+
 /* On at the next slot, its flags harmless, registers aimed again. */
 GUEST(go_on, "push %rax\n"
 	     "mov 8(%rsp), %rax\n"
@@ -54,8 +58,8 @@ GUEST(go_on, "push %rax\n"
 	     "orl $2, 16(%rsp)\n"
 	     "mov $0x10000800, %ebx\n"
 	     "mov $0x10000a08, %esi\n"
-	     "mov $0x10000c13, %edi\n"
-	     "mov $0x10001000, %r8d\n"
+	     "mov $0x14000c13, %edi\n"
+	     "mov $0x18001000, %r8d\n"
 	     "mov $0x10000ff9, %r11d\n"
 	     "mov $0x10000540, %r15d\n"
 	     "movl $0x10001800, 24(%rsp)\n"
@@ -171,7 +175,8 @@ static void put_tables(uint8_t *ram)
 	store_u64(ram + TSS + 4, STACK);
 	for (unsigned i = 0; i < 512; i++) /* programs are not to store into page tables */
 		ram[PD + i * 8] &= (uint8_t)~4;
-	store_u64(ram + PD + (DIFF_DATA >> 21) * 8, RAM_DATA | 0x87);
+	for (unsigned i = 0; i <= ALIASES; i++)
+		store_u64(ram + PD + ((DIFF_DATA + i * ALIAS_GAP) >> 21) * 8, RAM_DATA | 0x87);
 	store_u64(ram + PD + (DIFF_CODE >> 21) * 8, RAM_CODE | 0x87);
 }
 
