@@ -38,8 +38,9 @@ static void alarm_arm(struct cpu *c)
  * much for every interrupt. Where the guest's TSC is the host's, that says for how long it is
  * needless: until the alarm, which is not later than the deadline, less what clocks that are
  * being adjusted may go faster than the TSC. If the guest's clock stops, the look is early.
+ * @tsc is from before @now_ns: if the thread does not run in between, it is early as well.
  */
-static void stay_calm(struct cpu *c, uint64_t now_ns)
+static void stay_calm(struct cpu *c, uint64_t tsc, uint64_t now_ns)
 {
 	struct lapic *l = c->lapic;
 	uint64_t left_ns;
@@ -49,7 +50,7 @@ static void stay_calm(struct cpu *c, uint64_t now_ns)
 		return;
 	left_ns = MIN(l->alarm_ns - now_ns, NSEC_PER_SEC);
 	left_ns -= left_ns / 128;
-	l->calm_until = __builtin_ia32_rdtsc() + left_ns * c->vm->clock.khz / 1000000;
+	l->calm_until = tsc + left_ns * c->vm->clock.khz / 1000000;
 }
 
 static void timer_start(struct cpu *c, uint64_t deadline_ns)
@@ -72,15 +73,21 @@ static void timer_expire(struct cpu *c, uint64_t now)
 		l->deadline_ns = HOST_FOREVER;
 }
 
-/* An alarm is spent once the host's clock has passed it, whatever the guest's says. */
+/*
+ * An alarm is spent once the host's clock has passed it, whatever the guest's says, and whether
+ * a deadline is left or not: the next one would be taken for covered by it.
+ */
 void lapic_timer_look(struct cpu *c)
 {
 	struct lapic *l = c->lapic;
 	const struct host *h = &c->vm->host;
-	uint64_t now, host_now;
+	uint64_t now, host_now, tsc;
 	bool expired;
 
-	if (l->deadline_ns == HOST_FOREVER || __builtin_ia32_rdtsc() < l->calm_until)
+	if (l->deadline_ns == HOST_FOREVER && l->alarm_ns == HOST_FOREVER)
+		return;
+	tsc = __builtin_ia32_rdtsc();
+	if (tsc < l->calm_until)
 		return;
 	xlat_outside(c);
 	now = clock_now_ns(&c->vm->clock);
@@ -93,7 +100,7 @@ void lapic_timer_look(struct cpu *c)
 	if (l->alarm_ns <= host_now)
 		l->alarm_ns = HOST_FOREVER;
 	alarm_arm(c);
-	stay_calm(c, host_now);
+	stay_calm(c, tsc, host_now);
 }
 
 uint64_t lapic_deadline(const struct cpu *c)
