@@ -73,15 +73,14 @@ uint64_t clock_wall_ns(const struct guest_clock *k)
 
 uint64_t clock_host_deadline(const struct guest_clock *k, uint64_t ns)
 {
-	uint64_t now;
+	uint64_t host_now, now;
 
 	if (ns == HOST_FOREVER || !atomic_load(&k->running))
 		return HOST_FOREVER;
+	/* In this order: should the thread not run in between, it comes early, not late. */
+	host_now = k->host->ops->now_ns(k->host->ctx);
 	now = clock_now_ns(k);
-	if (ns <= now)
-		return 0;
-	ns = ns - now + k->host->ops->now_ns(k->host->ctx);
-	return ns;
+	return ns > now ? ns - now + host_now : 0;
 }
 
 /* k->lock is held. */
