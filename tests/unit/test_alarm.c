@@ -26,7 +26,7 @@ static struct cpu *c;
 static struct {
 	const struct host_ops *real;
 	struct host_ops ops;
-	uint64_t alarm_ns;       /* the last one */
+	uint64_t alarm_ns;       /* HOST_FOREVER: none that has not rung */
 	uint64_t stand_still_ns; /* the thread does, after reading the clock */
 } wrapped;
 
